@@ -1,0 +1,4 @@
+//! pgbaton: automated failover for PostgreSQL on Kubernetes. `docs/architecture.md` has the map.
+
+pub mod core;
+pub mod guard;
