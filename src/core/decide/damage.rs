@@ -1,0 +1,191 @@
+//! The Lease is missing, or its record is lost, foreign, or older than what this member has on disk (DESIGN.md section 3).
+
+use super::{Chosen, Mind};
+use crate::core::action::{ClaimEvidence, SwapKind};
+use crate::core::observe::{PersonWish, RecordView, SeenLease, ServerView};
+use crate::core::phase::Phase;
+use crate::core::record::{Availability, Durability, HistoryEntry, Member, Record, SyncSet};
+use crate::core::types::{Lsn, Term, Timeline};
+use crate::core::why::Why;
+use crate::guard::protocol::{DataState, Server, Status};
+
+impl Mind<'_> {
+    /// Whether the record fits what this member has on disk and what others say.
+    pub(super) fn check_record(
+        &self,
+        lease: &SeenLease,
+        record: &Record,
+        guard: &Status,
+    ) -> Result<(), String> {
+        if lease.term < guard.highest_term {
+            return Err(format!(
+                "its term {} is below term {}, which this member has seen",
+                lease.term, guard.highest_term
+            ));
+        }
+        if record.term > lease.term {
+            return Err(format!(
+                "its record is of term {}, the Lease of term {}",
+                record.term, lease.term
+            ));
+        }
+        if record.is_never_initialised() {
+            return self.check_never_initialised(record, guard);
+        }
+        // A member that runs read-write under a permit knows its own cluster; any other one may itself be the foreign one.
+        if self.runs_permitted(guard) && guard.system_identifier != record.system_identifier {
+            return Err("its record is of another cluster".to_owned());
+        }
+        Ok(())
+    }
+
+    fn check_never_initialised(&self, record: &Record, guard: &Status) -> Result<(), String> {
+        let begun = record.step.is_some();
+        let mine = guard.data == DataState::Complete && !begun;
+        if mine {
+            return Err(format!(
+                "its record says never initialised, and {} has data",
+                self.settings.me
+            ));
+        }
+        let other = self
+            .fresh_peers()
+            .find(|p| !begun && p.guard.as_ref().is_some_and(|g| g.data == DataState::Complete));
+        match other {
+            Some(peer) => Err(format!(
+                "its record says never initialised, and {} has data",
+                peer.member
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn runs_permitted(&self, guard: &Status) -> bool {
+        guard.server == Server::Primary
+            && guard
+                .permit
+                .is_some_and(|p| p.deadline_boot_ms > self.seen.now_boot.0)
+    }
+
+    pub(super) fn lease_absent(&mut self, guard: &Status) -> Chosen {
+        if self.stop_when_pod_ends(guard) {
+            self.drop_basis();
+        }
+        (Phase::Damaged, Why::LeaseAbsent)
+    }
+
+    pub(super) fn damaged(&mut self, lease: &SeenLease, guard: &Status, how: String) -> Chosen {
+        self.stop_when_pod_ends(guard);
+        if let Some(term) = self.lost_to_later_term(lease, guard) {
+            // The record is lost, yet somebody is taking over on another's word: pledging is always safe.
+            self.order(
+                term,
+                crate::core::action::GuardOrder::Pledge { hint: self.hint() },
+            );
+            return (Phase::Damaged, Why::LeaseDamaged { how });
+        }
+        let term = self.above_every_term(lease, guard);
+        if self.runs_permitted(guard)
+            && let Some(led) = self.state.led.clone()
+            && let Some(mine) = self.my_data(guard)
+            && led.primary.as_ref().is_some_and(|p| p.data() == mine)
+        {
+            let mut record = *led;
+            record.term = term;
+            record.released = None;
+            record.rest = None;
+            record.step = None;
+            self.note_history(
+                &mut record,
+                term,
+                &format!("the record was written back: {how}"),
+                Lsn(0),
+            );
+            self.swap_as(lease, SwapKind::Claim(ClaimEvidence::WriteBack), term, record);
+            return (Phase::Leading, Why::WritingRecordBack { how });
+        }
+        if let Some(order) = &lease.order
+            && let PersonWish::Adopt { member } = &order.what
+            && *member == self.settings.me
+            && let Some(record) = self.adopted(lease, guard, term)
+        {
+            self.swap_as(lease, SwapKind::Claim(ClaimEvidence::WriteBack), term, record);
+        }
+        (Phase::Damaged, Why::LeaseDamaged { how })
+    }
+
+    fn lost_to_later_term(&self, lease: &SeenLease, guard: &Status) -> Option<Term> {
+        let told = self.seen.told_term?;
+        (told > lease.term && told > guard.highest_term).then_some(told)
+    }
+
+    /// One above every term seen: the Lease's, the disks', the peers', what others said.
+    fn above_every_term(&self, lease: &SeenLease, guard: &Status) -> Term {
+        let peers = self
+            .seen
+            .peers
+            .values()
+            .filter_map(|p| p.value.guard.as_ref())
+            .map(|g| g.highest_term);
+        let led = self.state.led.as_ref().map_or(Term(0), |r| r.term);
+        let highest = peers
+            .chain([
+                lease.term,
+                guard.highest_term,
+                led,
+                self.seen.told_term.unwrap_or_default(),
+            ])
+            .max();
+        Term(highest.unwrap_or_default().0.saturating_add(1))
+    }
+
+    /// A new record around this member's data, on a person's order.
+    fn adopted(&self, lease: &SeenLease, guard: &Status, term: Term) -> Option<Record> {
+        let mine = self.my_data(guard)?;
+        let timeline = guard
+            .rest
+            .as_ref()
+            .map(|r| r.position.timeline)
+            .or_else(|| self.timeline_seen(guard))?;
+        let former = match &lease.record {
+            RecordView::Good(record) => Some(record),
+            RecordView::Missing | RecordView::Unreadable(_) => None,
+        };
+        let durability = former.map_or(Durability::Sync, |r| r.durability);
+        let availability = former.map_or(Availability::Available, |r| r.availability);
+        let mut record = Record::never_initialised(durability, availability);
+        let me = Member {
+            member: mine.member,
+            data_id: mine.data_id,
+            address: self.settings.address.clone(),
+        };
+        record.system_identifier = guard.system_identifier;
+        record.term = term;
+        record.primary = Some(me.clone());
+        record.members = vec![me];
+        record.timeline = Some(timeline);
+        record.timelines_given = (1..=timeline.0).map(Timeline).collect();
+        record.sync_sets = vec![SyncSet::empty()];
+        self.note_history(&mut record, term, "adopted by a person", Lsn(0));
+        Some(record)
+    }
+
+    fn timeline_seen(&self, guard: &Status) -> Option<Timeline> {
+        match self.server_fresh() {
+            Some(ServerView::Primary { timeline, .. }) => Some(*timeline),
+            _ => guard.pledge.as_ref().and_then(|p| p.position).map(|p| p.timeline),
+        }
+    }
+
+    /// Adds a term to the history of a record.
+    pub(super) fn note_history(&self, record: &mut Record, term: Term, why: &str, lsn: Lsn) {
+        record.add_history(HistoryEntry {
+            term,
+            member: self.settings.me.clone(),
+            why: why.to_owned(),
+            at_unix_ms: self.seen.unix_ms,
+            lsn,
+            phases: Vec::new(),
+        });
+    }
+}

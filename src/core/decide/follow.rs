@@ -1,0 +1,303 @@
+//! Somebody else is the recorded primary: follow it, come back to its history, or stand by to succeed it.
+
+use super::{Chosen, Mind};
+use crate::core::action::GuardOrder;
+use crate::core::history;
+use crate::core::observe::{SeenLease, ServerView};
+use crate::core::phase::Phase;
+use crate::core::record::{Member, Record};
+use crate::core::types::{MemberData, Millis};
+use crate::core::why::{RejoinWay, Why};
+use crate::guard::protocol::{DataState, RestPosition, Server, Status};
+
+/// A receiver that has not streamed for this long from a healthy primary does not come back by itself.
+const STREAM_WITHIN: Millis = Millis(5_000);
+
+impl Mind<'_> {
+    pub(super) fn follow(&mut self, lease: &SeenLease, record: &Record, guard: &Status) -> Chosen {
+        self.drop_basis();
+        self.state.stepping_down = None;
+        self.state.taking = None;
+        if self.stop_when_pod_ends(guard) {
+            return (
+                Phase::Following,
+                Why::NotTakingOver {
+                    because: "this pod is being stopped".to_owned(),
+                },
+            );
+        }
+        if guard.operation.is_none()
+            && let Some(claiming) = self.candidate(lease, record, guard)
+        {
+            return self.unless_unfit(claiming, record, guard);
+        }
+        let taker = lease.holder.is_some() && lease.term > record.term;
+        let told = self
+            .seen
+            .told_term
+            .filter(|t| *t > lease.term && *t > record.term);
+        if (taker || told.is_some()) && guard.data == DataState::Complete && guard.operation.is_none() {
+            return self.pledge_to(told.unwrap_or(lease.term), guard);
+        }
+        let Some(primary) = record.primary.clone() else {
+            return (Phase::Following, Why::WaitingForFirstPrimary);
+        };
+        if primary.member == self.settings.me {
+            let because = format!(
+                "the data of the recorded primary {} is gone from here",
+                primary.member
+            );
+            return (Phase::Following, Why::NotTakingOver { because });
+        }
+        if guard.pledge.as_ref().is_some_and(|p| p.term > record.term) {
+            let term = guard.pledge.as_ref().map_or(record.term, |p| p.term);
+            return (Phase::Pledged, Why::Pledged { term });
+        }
+        self.follow_primary(record, guard, &primary)
+    }
+
+    /// A standby that says why it does not take over still follows meanwhile, when that can be done.
+    fn unless_unfit(&mut self, claiming: Chosen, record: &Record, guard: &Status) -> Chosen {
+        let pledged_later = guard.pledge.as_ref().is_some_and(|p| p.term > record.term);
+        let claims = matches!(claiming.1, Why::Claiming { .. });
+        if claims || pledged_later {
+            let phase = if pledged_later { Phase::Pledged } else { claiming.0 };
+            return (phase, claiming.1);
+        }
+        match record.primary.clone() {
+            Some(primary) if primary.member != self.settings.me => {
+                let followed = self.follow_primary(record, guard, &primary);
+                if followed.0 == Phase::Following {
+                    claiming
+                } else {
+                    followed
+                }
+            }
+            _ => claiming,
+        }
+    }
+
+    fn follow_primary(&mut self, record: &Record, guard: &Status, primary: &Member) -> Chosen {
+        let source = (primary.data(), record.term);
+        if self.state.rejoin.source.as_ref() != Some(&source) {
+            self.state.rejoin = crate::core::state::Rejoin {
+                source: Some(source),
+                ..Default::default()
+            };
+            self.state.not_streaming_since = None;
+        }
+        if guard.operation.is_some() {
+            let way = if guard.operation.as_ref().is_some_and(|o| o.kind == "rewind") {
+                RejoinWay::Rewind
+            } else {
+                RejoinWay::Clone
+            };
+            return (
+                Phase::Rejoining,
+                Why::Rejoining {
+                    way,
+                    primary: primary.member.clone(),
+                    position: None,
+                },
+            );
+        }
+        if guard.data != DataState::Complete {
+            return self.rejoin_by(RejoinWay::Clone, record, guard, primary);
+        }
+        if !guard.knows_term {
+            self.order(record.term, GuardOrder::NoteTerm);
+        }
+        match &guard.server {
+            Server::Standby => self.stay_standby(record, guard, primary),
+            Server::Down { .. } => self.come_back(record, guard, primary),
+            Server::Starting | Server::Stopping | Server::Primary => (
+                Phase::Following,
+                Why::Following {
+                    primary: primary.member.clone(),
+                },
+            ),
+        }
+    }
+
+    fn stay_standby(&mut self, record: &Record, guard: &Status, primary: &Member) -> Chosen {
+        let wanted = (
+            primary.data(),
+            primary.address.clone(),
+            record.term,
+            guard.boot_id.clone(),
+        );
+        if self.state.followed.as_ref() != Some(&wanted) || guard.following.as_ref() != Some(&primary.member)
+        {
+            self.order_follow(record, guard, primary);
+            return (
+                Phase::Following,
+                Why::Following {
+                    primary: primary.member.clone(),
+                },
+            );
+        }
+        let for_ms = self
+            .state
+            .not_streaming_since
+            .map_or(0, |since| self.now().since(since).0);
+        if for_ms < STREAM_WITHIN.0 || !self.is_up(primary) {
+            let name = primary.member.clone();
+            let why = if for_ms == 0 {
+                Why::Following { primary: name }
+            } else {
+                Why::NotStreaming {
+                    primary: name,
+                    for_ms,
+                }
+            };
+            return (Phase::Following, why);
+        }
+        // It should stream and does not: stop, read where its WAL ends, and choose the next way.
+        if self.order(
+            record.term,
+            GuardOrder::Stop {
+                fast: Millis(1_000),
+                hint: self.hint(),
+            },
+        ) {
+            self.way_failed(RejoinWay::Follow, "the standby did not get WAL from the primary");
+            self.state.not_streaming_since = None;
+        }
+        (
+            Phase::Rejoining,
+            Why::NotStreaming {
+                primary: primary.member.clone(),
+                for_ms,
+            },
+        )
+    }
+
+    fn order_follow(&mut self, record: &Record, guard: &Status, primary: &Member) {
+        let Some(mine) = self.my_data(guard) else { return };
+        let order = GuardOrder::Follow {
+            upstream: primary.member.clone(),
+            address: primary.address.clone(),
+            standby_name: mine.standby_name(),
+            slot: mine.member.slot(),
+            names: standby_names(record, &mine),
+        };
+        if self.order(record.term, order) {
+            self.state.followed = Some((
+                primary.data(),
+                primary.address.clone(),
+                record.term,
+                guard.boot_id.clone(),
+            ));
+            self.state.not_streaming_since = None;
+        }
+    }
+
+    /// The server is down: which way back?
+    fn come_back(&mut self, record: &Record, guard: &Status, primary: &Member) -> Chosen {
+        let rest = match &guard.rest {
+            Some(rest) => Some(rest),
+            None if self.state.rejoin.unreadable => None,
+            None => {
+                self.order(
+                    record.term,
+                    GuardOrder::Stop {
+                        fast: Millis(0),
+                        hint: None,
+                    },
+                );
+                return (
+                    self.rejoining(),
+                    Why::Following {
+                        primary: primary.member.clone(),
+                    },
+                );
+            }
+        };
+        let way = self.next_way(record, rest);
+        self.rejoin_by(way, record, guard, primary)
+    }
+
+    fn rejoining(&self) -> Phase {
+        if self.state.phase == Phase::Rejoining {
+            Phase::Rejoining
+        } else {
+            Phase::Following
+        }
+    }
+
+    fn next_way(&self, record: &Record, rest: Option<&RestPosition>) -> RejoinWay {
+        let failed = |way| self.state.rejoin.failed.contains(&way);
+        let as_it_is = rest.is_some_and(|r| history::is_on_primary_history(record, r.position));
+        // A promotion of its own that the record does not know: no rewind can be trusted (invariant 8).
+        let known = rest.is_some_and(|r| history::is_recorded(record, r.position.timeline));
+        if as_it_is && !failed(RejoinWay::Follow) {
+            RejoinWay::Follow
+        } else if known && !failed(RejoinWay::Rewind) {
+            RejoinWay::Rewind
+        } else {
+            RejoinWay::Clone
+        }
+    }
+
+    fn rejoin_by(&mut self, way: RejoinWay, record: &Record, guard: &Status, primary: &Member) -> Chosen {
+        let position = guard.rest.as_ref().map(|r| r.position);
+        let why = Why::Rejoining {
+            way,
+            primary: primary.member.clone(),
+            position,
+        };
+        if way == RejoinWay::Follow {
+            self.order_follow(record, guard, primary);
+            return (self.rejoining(), why);
+        }
+        let (Some(system_identifier), Some(timeline)) = (record.system_identifier, record.timeline) else {
+            return (Phase::Rejoining, why);
+        };
+        if !self.is_up(primary) || self.now() < self.state.rejoin.retry_at {
+            let error = self.state.rejoin.error.clone();
+            let failed_before = !error.is_empty() && way == RejoinWay::Clone;
+            return (
+                Phase::Rejoining,
+                if failed_before {
+                    Why::RejoinFailed { error }
+                } else {
+                    why
+                },
+            );
+        }
+        let (upstream, address) = (primary.member.clone(), primary.address.clone());
+        let order = match way {
+            RejoinWay::Rewind => GuardOrder::Rewind {
+                upstream,
+                address,
+                timeline,
+            },
+            _ => GuardOrder::Clone {
+                upstream,
+                address,
+                system_identifier,
+                timeline,
+            },
+        };
+        self.order(record.term, order);
+        (Phase::Rejoining, why)
+    }
+
+    /// The primary's own sidecar says that it runs read-write.
+    fn is_up(&self, primary: &Member) -> bool {
+        self.fresh_peer(&primary.member).is_some_and(|p| {
+            p.data().as_ref() == Some(&primary.data()) && matches!(p.server, Some(ServerView::Primary { .. }))
+        })
+    }
+}
+
+/// Names that a standby runs with, so that a promotion never comes from an empty list (invariant 6): everybody else.
+fn standby_names(record: &Record, mine: &MemberData) -> String {
+    let standbys = record
+        .members
+        .iter()
+        .map(Member::data)
+        .filter(|d| d != mine)
+        .collect();
+    crate::core::record::SyncSet { k: 1, standbys }.names()
+}

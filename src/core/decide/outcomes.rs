@@ -1,0 +1,179 @@
+//! Takes in how earlier actions ended.
+
+use super::Mind;
+use crate::core::action::{GuardOrder, SqlJob, SwapKind};
+use crate::core::observe::{GuardView, LeaseView, Outcome, RecordView, SeenLease, ServerView, SwapResult};
+use crate::core::state::PermitBasis;
+use crate::core::types::Millis;
+use crate::core::why::RejoinWay;
+
+/// How long a failed order waits before it is given again.
+const GUARD_RETRY: Millis = Millis(300);
+
+impl Mind<'_> {
+    /// Takes in the outcomes, then what the newest evidence says about the health of the server.
+    pub(super) fn absorb(&mut self) {
+        let seen = self.seen;
+        for outcome in &seen.outcomes {
+            match outcome {
+                Outcome::Swap {
+                    kind,
+                    sent_boot,
+                    sent_at,
+                    result,
+                } => self.absorb_swap(*kind, *sent_boot, *sent_at, result),
+                Outcome::Guard { order, error } => self.absorb_guard(order, error.as_deref()),
+                Outcome::Sql { job, error } => self.absorb_sql(job, error.as_deref()),
+            }
+        }
+        self.note_health();
+        self.note_led();
+    }
+
+    fn absorb_swap(&mut self, kind: SwapKind, sent_boot: Millis, sent_at: Millis, result: &SwapResult) {
+        let SwapResult::Done(lease) = result else { return };
+        if kind == SwapKind::Release {
+            self.state.stepping_down = None;
+            self.drop_basis();
+            return;
+        }
+        // Only an answer that shows this member's own data as primary of this very term lets it write (invariants 1, 8).
+        if sent_at >= self.state.basis_not_before && self.may_write(lease) {
+            let newer = self
+                .state
+                .basis
+                .is_none_or(|b| b.term < lease.term || b.sent_boot < sent_boot);
+            if newer {
+                self.state.basis = Some(PermitBasis {
+                    term: lease.term,
+                    sent_boot,
+                });
+            }
+        }
+    }
+
+    fn may_write(&self, lease: &SeenLease) -> bool {
+        let GuardView::Heard(guard) = &self.seen.guard else {
+            return false;
+        };
+        let RecordView::Good(record) = &lease.record else {
+            return false;
+        };
+        self.i_hold(lease)
+            && record.term == lease.term
+            && record.released.is_none()
+            && self
+                .my_data(&guard.value)
+                .is_some_and(|mine| record.primary.as_ref().is_some_and(|p| p.data() == mine))
+    }
+
+    fn absorb_guard(&mut self, order: &GuardOrder, error: Option<&str>) {
+        if let Some(error) = error {
+            self.state.guard_not_before = self.now().plus(GUARD_RETRY);
+            match order {
+                GuardOrder::Rewind { .. } => self.way_failed(RejoinWay::Rewind, error),
+                GuardOrder::Clone { .. } => self.way_failed(RejoinWay::Clone, error),
+                GuardOrder::Follow { .. } => self.state.followed = None,
+                GuardOrder::Stop { .. } => {
+                    self.state.rejoin.unreadable = true;
+                    self.stop_ended();
+                }
+                _ => {}
+            }
+            return;
+        }
+        match order {
+            GuardOrder::Stop { .. } => {
+                self.stop_ended();
+                let unread = matches!(&self.seen.guard, GuardView::Heard(g) if g.value.rest.is_none());
+                self.state.rejoin.unreadable = unread;
+            }
+            GuardOrder::SetNames { .. } => {
+                if let Some(settling) = &mut self.state.settling {
+                    settling.since = self.seen.now;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn stop_ended(&mut self) {
+        if let Some(down) = &mut self.state.stepping_down {
+            down.stopped = true;
+        }
+    }
+
+    /// Remembers that a way back failed; a failed clone is tried again, later each time.
+    pub(super) fn way_failed(&mut self, way: RejoinWay, error: &str) {
+        let now = self.now();
+        let rejoin = &mut self.state.rejoin;
+        error.clone_into(&mut rejoin.error);
+        if way == RejoinWay::Clone {
+            rejoin.clones = rejoin.clones.saturating_add(1);
+            let wait = 1_000_u64.saturating_mul(1 << rejoin.clones.min(6));
+            rejoin.retry_at = now.plus(Millis(wait));
+        } else {
+            rejoin.failed.insert(way);
+        }
+    }
+
+    fn absorb_sql(&mut self, job: &SqlJob, error: Option<&str>) {
+        let now = self.now();
+        match job {
+            SqlJob::Checkpoint => {
+                // A handover does not wait for a checkpoint that cannot be had; a sync set does.
+                if let Some(down) = &mut self.state.stepping_down {
+                    down.checkpointed = true;
+                }
+                if error.is_none()
+                    && let Some(settling) = &mut self.state.settling
+                {
+                    settling.checkpointed = true;
+                    settling.since = now;
+                }
+            }
+            SqlJob::EndWalsenders { pids } => {
+                if error.is_none()
+                    && let Some(settling) = &mut self.state.settling
+                {
+                    settling.ended = Some(pids.clone());
+                    settling.since = now;
+                }
+            }
+        }
+    }
+
+    fn note_health(&mut self) {
+        let Some(server) = &self.seen.server else { return };
+        if server.value.is_healthy() {
+            self.state.unhealthy_since = None;
+        } else {
+            let since = server.asked_at;
+            self.state.unhealthy_since.get_or_insert(since);
+        }
+        match &server.value {
+            ServerView::Standby { streaming: false, .. } => {
+                let since = server.asked_at;
+                self.state.not_streaming_since.get_or_insert(since);
+            }
+            _ => self.state.not_streaming_since = None,
+        }
+    }
+
+    /// Keeps the newest record under which this member led.
+    fn note_led(&mut self) {
+        let LeaseView::Seen(lease) = &self.seen.lease else {
+            return;
+        };
+        let RecordView::Good(record) = &lease.record else {
+            return;
+        };
+        let led = record
+            .primary
+            .as_ref()
+            .is_some_and(|p| p.member == self.settings.me);
+        if self.i_hold(lease) && led && record.term == lease.term {
+            self.state.led = Some(record.clone());
+        }
+    }
+}

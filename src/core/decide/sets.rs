@@ -1,0 +1,207 @@
+//! The leader's sync sets: recorded before used, former ones released only when they cannot matter any more (invariant 6).
+
+use std::collections::BTreeSet;
+
+use super::{Chosen, Mind};
+use crate::core::action::{GuardOrder, SqlJob, SwapKind};
+use crate::core::observe::{ReplicationRow, SeenLease, ServerView};
+use crate::core::phase::Phase;
+use crate::core::record::{Availability, Durability, Record, SyncSet};
+use crate::core::state::Settling;
+use crate::core::types::{Lsn, MemberData, Millis};
+use crate::core::why::Why;
+use crate::guard::protocol::Status;
+
+/// The primary as its fresh connection showed it.
+struct Shown<'a> {
+    insert: Lsn,
+    names: &'a str,
+    rows: &'a [ReplicationRow],
+}
+
+impl Mind<'_> {
+    /// None: nothing to change.
+    pub(super) fn keep_sets(&mut self, lease: &SeenLease, record: &Record, guard: &Status) -> Option<Chosen> {
+        let view = self.server_fresh();
+        let Some(ServerView::Primary { rows, .. }) = view else {
+            return None;
+        };
+        let current = record.current_set();
+        let wanted = self.wanted_set(record, rows);
+        if wanted != current {
+            let to = wanted.names();
+            let mut next = self.renewed(record);
+            next.add_sync_set(wanted);
+            self.swap(lease, SwapKind::Renew, next);
+            return Some(changing(to, "the record"));
+        }
+        if guard.synchronous_standby_names != current.names() {
+            self.order(
+                lease.term,
+                GuardOrder::SetNames {
+                    names: current.names(),
+                },
+            );
+            return Some(changing(current.names(), "the guard"));
+        }
+        if record.sync_sets.len() <= 1 {
+            self.state.settling = None;
+            return None;
+        }
+        self.probe_every = Millis(100);
+        self.wake_in(Millis(100));
+        let waiting_for = self.settle(lease, record, &current);
+        Some(changing(current.names(), &waiting_for))
+    }
+
+    fn wanted_set(&mut self, record: &Record, rows: &[ReplicationRow]) -> SyncSet {
+        if record.durability == Durability::Async {
+            return SyncSet::empty();
+        }
+        let current = record.current_set();
+        let timeout = self.settings.standby_timeout;
+        let here = |data: &MemberData| {
+            let name = data.standby_name();
+            rows.iter().any(|r| {
+                r.name == name
+                    && r.streaming
+                    && r.flush.is_some()
+                    && r.reply_age_ms.is_none_or(|age| age < timeout.0)
+            })
+        };
+        let now = self.now();
+        let mut standbys = BTreeSet::new();
+        for data in record.members.iter().map(crate::core::record::Member::data) {
+            if data.member == self.settings.me {
+                continue;
+            }
+            if here(&data) {
+                self.state.away_since.remove(&data);
+                standbys.insert(data);
+            } else if current.standbys.contains(&data) {
+                let since = *self.state.away_since.entry(data.clone()).or_insert(now);
+                if now.since(since) < timeout {
+                    standbys.insert(data);
+                }
+            }
+        }
+        self.state
+            .away_since
+            .retain(|data, _| current.standbys.contains(data));
+        if standbys.is_empty() {
+            let keep = record.availability == Availability::Strict && current.k > 0;
+            return if keep { current } else { SyncSet::empty() };
+        }
+        let k = self
+            .settings
+            .sync_standbys
+            .max(1)
+            .min(u32::try_from(standbys.len()).unwrap_or(u32::MAX));
+        SyncSet { k, standbys }
+    }
+
+    /// One step towards releasing the former sets; says what it waits for.
+    fn settle(&mut self, lease: &SeenLease, record: &Record, current: &SyncSet) -> String {
+        let now = self.now();
+        let settling = self
+            .state
+            .settling
+            .take()
+            .filter(|s| s.set == *current)
+            .unwrap_or_else(|| Settling {
+                set: current.clone(),
+                since: now,
+                ended: None,
+                checkpointed: false,
+                position: None,
+            });
+        let since = settling.since;
+        self.state.settling = Some(settling.clone());
+        let Some(ServerView::Primary {
+            insert, names, rows, ..
+        }) = self.server_since(since)
+        else {
+            return "a fresh look at the server".to_owned();
+        };
+        let shown = Shown {
+            insert: *insert,
+            names,
+            rows,
+        };
+        if let Some(waiting_for) = self.bring_into_force(record, current, &settling, &shown) {
+            return waiting_for;
+        }
+        let Some(position) = settling.position else {
+            if let Some(settling) = &mut self.state.settling {
+                settling.position = Some(shown.insert);
+                settling.since = now;
+            }
+            return "the standbys".to_owned();
+        };
+        let flushed = |data: &MemberData| {
+            let name = data.standby_name();
+            shown
+                .rows
+                .iter()
+                .any(|r| r.name == name && r.flush.is_some_and(|f| f >= position))
+        };
+        let have = current.standbys.iter().filter(|s| flushed(s)).count();
+        if have < current.k as usize {
+            return format!("{} of its standbys to flush {position}", current.k);
+        }
+        let mut next = self.renewed(record);
+        next.sync_sets = vec![current.clone()];
+        self.swap(lease, SwapKind::Renew, next);
+        "the record".to_owned()
+    }
+
+    /// Invariant 6, in force; none: it is.
+    fn bring_into_force(
+        &mut self,
+        record: &Record,
+        current: &SyncSet,
+        settling: &Settling,
+        shown: &Shown<'_>,
+    ) -> Option<String> {
+        if shown.names != current.names() {
+            return Some("the new names on a fresh connection".to_owned());
+        }
+        let kept: BTreeSet<String> = current.standbys.iter().map(MemberData::standby_name).collect();
+        if shown
+            .rows
+            .iter()
+            .any(|r| !kept.contains(&r.name) && r.sync_priority > 0)
+        {
+            return Some("a removed standby's walsender to read the new names".to_owned());
+        }
+        let formers = || record.sync_sets.iter().skip(1);
+        if formers().any(|s| s.k < current.k) {
+            match &settling.ended {
+                None => {
+                    let pids = shown.rows.iter().map(|r| r.pid).collect();
+                    self.sql(SqlJob::EndWalsenders { pids });
+                    return Some("every walsender to start anew".to_owned());
+                }
+                Some(ended) if shown.rows.iter().any(|r| ended.contains(&r.pid)) => {
+                    return Some("an old walsender to end".to_owned());
+                }
+                Some(_) => {}
+            }
+        }
+        if current.k > 0 && formers().any(|s| s.k == 0) && !settling.checkpointed {
+            self.sql(SqlJob::Checkpoint);
+            return Some("a checkpoint".to_owned());
+        }
+        None
+    }
+}
+
+fn changing(to: String, waiting_for: &str) -> Chosen {
+    (
+        Phase::Leading,
+        Why::ChangingSyncSet {
+            to,
+            waiting_for: waiting_for.to_owned(),
+        },
+    )
+}

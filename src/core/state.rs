@@ -1,0 +1,146 @@
+//! What a member remembers between two decisions. Lost with the process: everything that safety needs lies in the
+//! record or with the guard.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::phase::Phase;
+use super::record::{Record, SyncSet};
+use super::types::{Address, Lsn, MemberData, MemberName, Millis, Term};
+use super::why::{RejoinWay, StepDown};
+
+/// The memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct State {
+    /// The phase of the last decision.
+    pub phase: Phase,
+    /// When the first decision was made.
+    pub started_at: Option<Millis>,
+    /// The newest swap by which the server here may run read-write.
+    pub basis: Option<PermitBasis>,
+    /// Swaps sent before this moment give no basis: the permit was given up after them.
+    pub basis_not_before: Millis,
+    /// The permit asked for last: term, deadline, guard boot.
+    pub permit_asked: Option<(Term, Millis, String)>,
+    /// When the last swap was sent.
+    pub swapped_at: Option<Millis>,
+    /// The record under which this member last led, to write it back (DESIGN.md section 3).
+    pub led: Option<Box<Record>>,
+    /// Set while stepping down.
+    pub stepping_down: Option<SteppingDown>,
+    /// Set while a former sync set is not released.
+    pub settling: Option<Settling>,
+    /// Since when the server fails its health test.
+    pub unhealthy_since: Option<Millis>,
+    /// Since when this member holds the Lease of this term without being primary.
+    pub taking: Option<(Term, Millis)>,
+    /// No claim before this moment: the last one found no proof.
+    pub claim_not_before: Millis,
+    /// The upstream that the guard was told last: whom, where, in which term, at which guard boot.
+    pub followed: Option<(MemberData, Address, Term, String)>,
+    /// Since when the receiver does not stream.
+    pub not_streaming_since: Option<Millis>,
+    /// What was tried to come back.
+    pub rejoin: Rejoin,
+    /// Since when a standby of the set has been away.
+    pub away_since: BTreeMap<MemberData, Millis>,
+    /// When this member stepped down because its server died or failed.
+    pub handovers: Vec<Millis>,
+    /// When the server was started in place.
+    pub restarts: Vec<Millis>,
+    /// A guard order is not given again before this moment (the last one failed).
+    pub guard_not_before: Millis,
+    /// Orders of people that were answered.
+    pub answered: BTreeSet<String>,
+    /// A failover without proof that a person ordered: its id.
+    pub waiver: Option<String>,
+}
+
+/// A swap that lets the server run read-write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PermitBasis {
+    /// Its term.
+    pub term: Term,
+    /// When it was sent, CLOCK_BOOTTIME.
+    pub sent_boot: Millis,
+}
+
+/// A step-down under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SteppingDown {
+    /// The term given up.
+    pub term: Term,
+    /// For whom.
+    pub to: Option<MemberName>,
+    /// Why.
+    pub reason: StepDown,
+    /// Since when.
+    pub since: Millis,
+    /// The checkpoint before the fence has ended, or is not wanted.
+    pub checkpointed: bool,
+    /// The order to stop was given and has ended.
+    pub stopped: bool,
+    /// The order of a person behind it.
+    pub order: Option<String>,
+}
+
+/// How far a change of the sync set is (invariant 6).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Settling {
+    /// The set that comes into force.
+    pub set: SyncSet,
+    /// Evidence older than this does not count.
+    pub since: Millis,
+    /// Walsenders that were ended after the names were in force.
+    pub ended: Option<Vec<i32>>,
+    /// A checkpoint has ended after the names were in force.
+    pub checkpointed: bool,
+    /// The primary's position after the set was in force.
+    pub position: Option<Lsn>,
+}
+
+/// Ways back to the primary's history that were tried.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Rejoin {
+    /// For this primary in this term.
+    pub source: Option<(MemberData, Term)>,
+    /// Ways that failed.
+    pub failed: BTreeSet<RejoinWay>,
+    /// What the last one said.
+    pub error: String,
+    /// No next try before this.
+    pub retry_at: Millis,
+    /// Clones that failed.
+    pub clones: u32,
+    /// The end of WAL could not be read.
+    pub unreadable: bool,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            phase: Phase::Starting,
+            started_at: None,
+            basis: None,
+            basis_not_before: Millis(0),
+            permit_asked: None,
+            swapped_at: None,
+            led: None,
+            stepping_down: None,
+            settling: None,
+            unhealthy_since: None,
+            taking: None,
+            claim_not_before: Millis(0),
+            followed: None,
+            not_streaming_since: None,
+            rejoin: Rejoin::default(),
+            away_since: BTreeMap::new(),
+            handovers: Vec::new(),
+            restarts: Vec::new(),
+            guard_not_before: Millis(0),
+            answered: BTreeSet::new(),
+            waiver: None,
+        }
+    }
+}

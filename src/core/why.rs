@@ -1,0 +1,294 @@
+//! Why pgbaton does what it does, as data; rendered for people in one place.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::action::ClaimEvidence;
+use super::proof::{NoProof, Proof};
+use super::types::{MemberName, Millis, Position, SystemId, Term};
+
+/// Why a leader steps down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum StepDown {
+    /// A person ordered it.
+    Ordered,
+    /// The pod is on its way out.
+    PodEnds,
+    /// The server's processes are gone.
+    ServerDied,
+    /// The server fails its health test.
+    ServerUnhealthy {
+        /// For how long.
+        for_ms: u64,
+    },
+    /// The guard does not answer.
+    GuardLost,
+}
+
+impl fmt::Display for StepDown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ordered => f.write_str("switchover ordered"),
+            Self::PodEnds => f.write_str("the primary's pod is being stopped"),
+            Self::ServerDied => f.write_str("the primary's server died"),
+            Self::ServerUnhealthy { for_ms } => {
+                write!(f, "the primary's server failed its health test for {for_ms} ms")
+            }
+            Self::GuardLost => f.write_str("the primary's guard does not answer"),
+        }
+    }
+}
+
+/// How a member comes back to the primary's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RejoinWay {
+    /// As it is.
+    Follow,
+    /// `pg_rewind`.
+    Rewind,
+    /// `pg_basebackup`.
+    Clone,
+}
+
+impl fmt::Display for RejoinWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Follow => "follow",
+            Self::Rewind => "rewind",
+            Self::Clone => "clone",
+        })
+    }
+}
+
+/// The reason behind a decision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "code", rename_all = "snake_case")]
+pub enum Why {
+    /// No Lease seen yet.
+    NoLeaseSeenYet,
+    /// The guard has not been heard yet.
+    GuardNotHeard,
+    /// The guard is silent.
+    GuardSilent {
+        /// For how long.
+        for_ms: u64,
+    },
+    /// The Lease does not exist.
+    LeaseAbsent,
+    /// The Lease exists without a usable record.
+    LeaseDamaged {
+        /// In what way.
+        how: String,
+    },
+    /// This server runs under a permit and writes the lost record back.
+    WritingRecordBack {
+        /// In what way the Lease was damaged.
+        how: String,
+    },
+    /// This data belongs to another cluster.
+    ForeignData {
+        /// Its identifier.
+        ours: SystemId,
+        /// The cluster's.
+        cluster: SystemId,
+    },
+    /// Nobody has initialised the cluster, and this member is not marked to do it.
+    WaitingForFirstPrimary,
+    /// This member initialises the cluster.
+    Initialising,
+    /// Leads, all well.
+    Leading,
+    /// Leads, and changes the sync set.
+    ChangingSyncSet {
+        /// `synchronous_standby_names` wanted.
+        to: String,
+        /// What it waits for.
+        waiting_for: String,
+    },
+    /// Leads, and its server is starting.
+    ServerStarting,
+    /// Leads, and its server fails the health test.
+    ServerUnhealthy {
+        /// For how long.
+        for_ms: u64,
+    },
+    /// The server is down and starts in place: nobody else is fit.
+    RestartInPlace {
+        /// Why nobody else.
+        nobody_because: String,
+    },
+    /// Takes the Lease.
+    Claiming {
+        /// On what evidence.
+        evidence: ClaimEvidence,
+    },
+    /// Holds the Lease and collects pledges.
+    CollectingPledges {
+        /// What is missing.
+        missing: Option<NoProof>,
+    },
+    /// Has proof, is about to be installed.
+    Installing {
+        /// The proof.
+        proof: Proof,
+    },
+    /// Promotes.
+    Promoting,
+    /// No proof within the pledge time: gives the Lease back.
+    NoProofInTime {
+        /// What was missing.
+        missing: NoProof,
+    },
+    /// Somebody holds more WAL: hands over to it.
+    HandingToTheOneAhead {
+        /// Who.
+        to: MemberName,
+    },
+    /// Steps down for a successor.
+    HandingOver {
+        /// To whom; none: nobody is fit.
+        to: Option<MemberName>,
+        /// Why.
+        reason: StepDown,
+    },
+    /// Pledged to a later term; waits for its primary.
+    Pledged {
+        /// The term.
+        term: Term,
+    },
+    /// Follows.
+    Following {
+        /// Whom.
+        primary: MemberName,
+    },
+    /// Follows, and its receiver does not stream.
+    NotStreaming {
+        /// Whom.
+        primary: MemberName,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// Comes back to the primary's history.
+    Rejoining {
+        /// How.
+        way: RejoinWay,
+        /// The primary.
+        primary: MemberName,
+        /// Its own end of WAL, where known.
+        position: Option<Position>,
+    },
+    /// Every way back failed for this primary and term.
+    RejoinFailed {
+        /// The last error.
+        error: String,
+    },
+    /// The leader may be gone, but this is no time or no member to take over.
+    NotTakingOver {
+        /// Because of this.
+        because: String,
+    },
+    /// The Lease runs out by itself first.
+    WaitingForExpiry {
+        /// In how long.
+        remaining: Millis,
+    },
+    /// Takeovers are switched off by a person.
+    Paused,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoLeaseSeenYet => f.write_str("the Lease was not seen yet: the API server has not answered"),
+            Self::GuardNotHeard => f.write_str("the guard has not answered yet"),
+            Self::GuardSilent { for_ms } => write!(f, "the guard has not answered for {for_ms} ms"),
+            Self::LeaseAbsent => f.write_str(
+                "the Lease does not exist: apply its manifest again (deploy/); the running primary then writes the record back",
+            ),
+            Self::LeaseDamaged { how } => {
+                write!(f, "the Lease is damaged ({how}): nobody takes over; `pgbaton adopt --member NAME` makes that member's data the cluster's")
+            }
+            Self::WritingRecordBack { how } => write!(f, "the Lease is damaged ({how}): writing the record back"),
+            Self::ForeignData { ours, cluster } => write!(
+                f,
+                "the data here has system identifier {ours}, the cluster {cluster}: not touched; empty PGDATA to have it cloned anew"
+            ),
+            Self::WaitingForFirstPrimary => {
+                f.write_str("the cluster was never initialised: waiting for the member with STANDBY_MODE=off")
+            }
+            Self::Initialising => f.write_str("initialising the cluster"),
+            Self::Leading => f.write_str("leads"),
+            Self::ChangingSyncSet { to, waiting_for } => {
+                write!(f, "leads; changing synchronous_standby_names to '{to}', waiting for {waiting_for}")
+            }
+            Self::ServerStarting => f.write_str("leads; its server is starting"),
+            Self::ServerUnhealthy { for_ms } => write!(f, "leads; its server fails the health test for {for_ms} ms"),
+            Self::RestartInPlace { nobody_because } => {
+                write!(f, "the server is down and starts in place: no successor ({nobody_because})")
+            }
+            Self::Claiming { evidence } => {
+                let evidence = match evidence {
+                    ClaimEvidence::NeverHeld => "it was never held",
+                    ClaimEvidence::Released => "its leader released it",
+                    ClaimEvidence::Expired => "it ran out",
+                    ClaimEvidence::WriteBack => "the record must be written back",
+                };
+                write!(f, "taking the Lease: {evidence}")
+            }
+            Self::CollectingPledges { missing: None } => f.write_str("holds the Lease, collecting pledges"),
+            Self::CollectingPledges { missing: Some(no) } => write!(f, "holds the Lease, collecting pledges: {no}"),
+            Self::Installing { proof } => write!(f, "has proof ({proof}): writing itself down as primary"),
+            Self::Promoting => f.write_str("promoting"),
+            Self::NoProofInTime { missing } => write!(f, "gives the Lease back: {missing}"),
+            Self::HandingToTheOneAhead { to } => write!(f, "gives the Lease to {to}, which holds more WAL"),
+            Self::HandingOver { to: Some(to), reason } => write!(f, "hands over to {to}: {reason}"),
+            Self::HandingOver { to: None, reason } => write!(f, "steps down without a successor: {reason}"),
+            Self::Pledged { term } => write!(f, "pledged to term {term}, waiting for its primary"),
+            Self::Following { primary } => write!(f, "follows {primary}"),
+            Self::NotStreaming { primary, for_ms } => write!(f, "follows {primary}, not streaming for {for_ms} ms"),
+            Self::Rejoining { way, primary, position: Some(position) } => {
+                write!(f, "comes back to {primary} by {way}; its own WAL ends at {position}")
+            }
+            Self::Rejoining { way, primary, position: None } => write!(f, "comes back to {primary} by {way}"),
+            Self::RejoinFailed { error } => write!(f, "could not come back to the primary by any way: {error}"),
+            Self::NotTakingOver { because } => write!(f, "does not take over: {because}"),
+            Self::WaitingForExpiry { remaining } => write!(f, "waiting for the Lease to run out in {} ms", remaining.0),
+            Self::Paused => f.write_str("paused by a person: no takeover (`pgbaton resume` ends it)"),
+        }
+    }
+}
+
+impl fmt::Display for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RecordedPrimary => f.write_str("it is the recorded primary"),
+            Self::AtRest { rest } => write!(f, "it holds all WAL up to {rest}, where the old primary rests"),
+            Self::Quorums => f.write_str("enough of every sync set have pledged, and none holds more"),
+            Self::NotNeeded => f.write_str("asynchronous durability asks for none"),
+            Self::Waived => f.write_str("waived by a person"),
+        }
+    }
+}
+
+impl fmt::Display for NoProof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CandidateNotPledged => f.write_str("this member's own pledge or end of WAL is missing"),
+            Self::CandidateDiverged => f.write_str("this member's WAL is not on the recorded history"),
+            Self::EmptySet => f.write_str(
+                "no standby was synchronous when the primary was last seen: only the recorded primary's own data is known to hold every acknowledged write",
+            ),
+            Self::TooFew { set, needed, have } => {
+                let names: Vec<&str> = set.standbys.iter().map(|s| s.member.as_str()).collect();
+                write!(f, "of the synchronous standbys {} {needed} must have pledged, {have} have", names.join(", "))
+            }
+            Self::Behind { ahead } => write!(f, "{ahead} holds more WAL"),
+            Self::TooFarBehind { lag, maximum } => {
+                write!(f, "{lag} bytes behind the primary's last known position, maximum_lag is {maximum}")
+            }
+        }
+    }
+}
