@@ -3,3 +3,4 @@
 pub mod core;
 pub mod guard;
 pub mod lease;
+pub mod postgres;

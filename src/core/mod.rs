@@ -6,6 +6,8 @@ pub mod history;
 pub mod observe;
 pub mod phase;
 pub mod proof;
+pub mod in_force;
+pub mod probe;
 pub mod record;
 pub mod state;
 pub mod types;

@@ -1,0 +1,118 @@
+//! Looks at another member's server: is anybody there, and is it a read-write server of this cluster.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::session::{Behaviour, Credentials, ServerAt, ask_once, of_io};
+use super::sql::{flag, parsed};
+use crate::core::probe::Failure;
+use crate::core::types::SystemId;
+
+/// Whether a postmaster answers at an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reach {
+    /// The connection was refused: the host answers and nothing listens.
+    Refused,
+    /// A postmaster answered.
+    Alive,
+    /// No answer in time, or no way there: death, a freeze and a cut network look the same.
+    Silent {
+        /// How long was waited, in milliseconds.
+        after_ms: u64,
+        /// More, where the system said more.
+        detail: String,
+    },
+    /// Something accepted the connection and ended it without an answer (a forwarder, or a postmaster that ends). Says neither.
+    Closed,
+}
+
+/// Length 8, then the code by which a client asks whether TLS is spoken. Any postmaster answers it with one byte, before any login.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xD2, 0x16, 0x2F];
+
+/// Asks the postmaster at `address` for one byte, without logging in, within `budget`.
+pub async fn reach(address: SocketAddr, budget: Duration) -> Reach {
+    let started = Instant::now();
+    let silent = |detail: String| Reach::Silent {
+        after_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        detail,
+    };
+    let connected = match timeout(budget, TcpStream::connect(address)).await {
+        Err(_) => return silent("no connection in time".to_owned()),
+        Ok(Err(error)) => match of_io(&error) {
+            Failure::Refused { .. } => return Reach::Refused,
+            other => return silent(other.to_string()),
+        },
+        Ok(Ok(stream)) => stream,
+    };
+    let ask = async {
+        let mut stream = connected;
+        stream.write_all(&SSL_REQUEST).await?;
+        stream.read_u8().await
+    };
+    match timeout(budget.saturating_sub(started.elapsed()), ask).await {
+        Err(_) => silent("the connection was taken, no answer in time".to_owned()),
+        // 'S' and 'N' are the answers, 'E' an error of a server that cannot even fork.
+        Ok(Ok(b'S' | b'N' | b'E')) => Reach::Alive,
+        Ok(Ok(_) | Err(_)) => Reach::Closed,
+    }
+}
+
+/// What runs at an address, seen from inside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// Out of recovery, with this system identifier.
+    ReadWrite {
+        /// Its system identifier: a second primary only when it is this cluster's.
+        system_identifier: SystemId,
+    },
+    /// In recovery.
+    Standby {
+        /// Its system identifier.
+        system_identifier: SystemId,
+    },
+    /// Not known: no evidence of anything.
+    Unknown {
+        /// Why.
+        failure: Failure,
+    },
+}
+
+impl Identity {
+    /// A read-write server of `cluster`: when no guard of it is known, it must be reported at once and never followed.
+    #[must_use]
+    pub fn is_read_write_of(&self, cluster: SystemId) -> bool {
+        matches!(self, Self::ReadWrite { system_identifier } if *system_identifier == cluster)
+    }
+}
+
+/// Logs in at `server` and asks what it is, within `budget`.
+pub async fn identify(server: &ServerAt, credentials: &Credentials, budget: Duration) -> Identity {
+    let sql = "SELECT system_identifier AS id, pg_is_in_recovery() AS in_recovery FROM pg_control_system()";
+    let behaviour = Behaviour {
+        statement_timeout: budget,
+        local_commit: true,
+    };
+    match ask_once(server, credentials, behaviour, sql, budget).await {
+        Err(failure) => Identity::Unknown { failure },
+        Ok(rows) => match rows
+            .first()
+            .and_then(|row| Some((parsed(row, "id")?, flag(row, "in_recovery"))))
+        {
+            Some((id, true)) => Identity::Standby {
+                system_identifier: SystemId(id),
+            },
+            Some((id, false)) => Identity::ReadWrite {
+                system_identifier: SystemId(id),
+            },
+            None => Identity::Unknown {
+                failure: Failure::Other {
+                    detail: "the answer is not understood".to_owned(),
+                },
+            },
+        },
+    }
+}
