@@ -2,3 +2,5 @@
 
 pub mod core;
 pub mod guard;
+pub mod http;
+pub mod kubernetes;
