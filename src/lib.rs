@@ -4,3 +4,5 @@ pub mod core;
 pub mod guard;
 pub mod lease;
 pub mod postgres;
+pub mod http;
+pub mod kubernetes;

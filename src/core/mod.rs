@@ -10,5 +10,7 @@ pub mod in_force;
 pub mod probe;
 pub mod record;
 pub mod state;
+pub mod orders;
+pub mod report;
 pub mod types;
 pub mod why;

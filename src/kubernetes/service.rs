@@ -1,0 +1,88 @@
+//! The read-write Service: its selector is the authority for where clients go, readiness is not.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Service;
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+use super::effects::{Change, Desired, EffectError};
+use super::object::{TERM_ANNOTATION, Target, swapping, term_of};
+use crate::core::types::Term;
+
+/// The selector's only key.
+const SELECTOR_KEY: &str = "app";
+
+fn target<'a>(client: &Client, namespace: &str, name: &'a str) -> Target<'a, Service> {
+    Target {
+        api: Api::namespaced(client.clone(), namespace),
+        kind: "Service",
+        name,
+    }
+}
+
+/// The term that the Service carries: what a damaged Lease's new term must exceed (DESIGN.md section 3).
+///
+/// # Errors
+/// When it cannot be read.
+pub async fn service_term(
+    client: &Client,
+    namespace: &str,
+    service: &str,
+) -> Result<Option<Term>, EffectError> {
+    let object = target(client, namespace, service).get().await?;
+    Ok(term_of(&object))
+}
+
+/// See `point_service`.
+pub(super) async fn point(client: &Client, desired: &Desired) -> Result<Option<Change>, EffectError> {
+    let target = target(client, &desired.namespace, &desired.service);
+    swapping(|| async {
+        let found = target.get().await?;
+        target.judge_term(&found, desired.term)?;
+        let Some((body, change)) = needed(&found, desired) else {
+            return Ok(None);
+        };
+        target.merge(body).await?;
+        Ok(Some(change))
+    })
+    .await
+}
+
+/// The patch that makes `found` right, and what it changes; none when it is right.
+fn needed(found: &Service, desired: &Desired) -> Option<(Value, Change)> {
+    let spec = found.spec.clone().unwrap_or_default();
+    let selector = spec.selector.unwrap_or_default();
+    let wanted = BTreeMap::from([(SELECTOR_KEY.to_owned(), desired.primary.to_string())]);
+    let published = spec.publish_not_ready_addresses == Some(true);
+    if selector == wanted && published && term_of(found) == Some(desired.term) {
+        return None;
+    }
+    // Keys merge in a merge patch, so each foreign one is dropped by name.
+    let mut patched: serde_json::Map<String, Value> =
+        selector.keys().map(|key| (key.clone(), Value::Null)).collect();
+    patched.insert(SELECTOR_KEY.to_owned(), json!(desired.primary));
+    let body = json!({
+        "metadata": {
+            "resourceVersion": found.metadata.resource_version,
+            "annotations": { TERM_ANNOTATION: desired.term.to_string() },
+        },
+        "spec": { "selector": patched, "publishNotReadyAddresses": true },
+    });
+    let service = desired.service.clone();
+    let change = if selector == wanted {
+        Change::ServiceDetails { service }
+    } else {
+        let from: Vec<String> = selector.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        Change::Service {
+            service,
+            from: if from.is_empty() { "none".to_owned() } else { from.join(",") },
+            to: desired.primary.clone(),
+        }
+    };
+    Some((body, change))
+}
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;
