@@ -2,7 +2,8 @@
 
 pub mod core;
 pub mod guard;
-pub mod lease;
-pub mod postgres;
 pub mod http;
 pub mod kubernetes;
+pub mod lease;
+pub mod peers;
+pub mod postgres;

@@ -1,0 +1,104 @@
+//! Asks other members.
+
+use std::time::Duration;
+
+use http::{Method, Request, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+
+use super::wire::{Key, MAC_HEADER, MESSAGE_MAX, PEERS_VERSION, Question};
+use crate::core::observe::PeerReport;
+use crate::core::types::{Address, MemberName, Term};
+
+/// Longest time for a TCP connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+/// Connections are kept for the next question.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Asks on behalf of one member.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    client: Client<HttpConnector, Full<Bytes>>,
+    key: Key,
+    me: MemberName,
+    address: Address,
+    cluster: String,
+}
+
+impl Asker {
+    /// Of `me`, which can be asked at `address`, for the cluster of this name.
+    #[must_use]
+    pub fn new(key: Key, me: MemberName, address: Address, cluster: String) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(1)
+            .build(connector);
+        Self { client, key, me, address, cluster }
+    }
+
+    /// Asks the member at `there`, telling the term led; the answer is authentic and to this very question.
+    ///
+    /// # Errors
+    /// For people: not reached, no answer within `budget`, or an answer that does not count.
+    pub async fn ask(&self, there: &Address, leads: Option<Term>, budget: Duration) -> Result<PeerReport, String> {
+        match tokio::time::timeout(budget, self.ask_unbounded(there, leads)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(format!("no answer within {} ms", budget.as_millis())),
+        }
+    }
+
+    async fn ask_unbounded(&self, there: &Address, leads: Option<Term>) -> Result<PeerReport, String> {
+        let nonce = nonce()?;
+        let question = Question {
+            version: PEERS_VERSION,
+            nonce: nonce.clone(),
+            member: self.me.clone(),
+            address: self.address.clone(),
+            cluster: self.cluster.clone(),
+            leads,
+        };
+        let body = serde_json::to_vec(&question).map_err(|e| e.to_string())?;
+        let host = if there.ip.contains(':') { format!("[{}]", there.ip) } else { there.ip.clone() };
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("http://{host}:{}/peer", there.sidecar_port))
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(MAC_HEADER, self.key.sign_question(&body))
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|e| format!("the address {host} cannot be asked: {e}"))?;
+        let answer = self.client.request(request).await.map_err(|e| causes(&e))?;
+        let status = answer.status();
+        let mac = answer.headers().get(MAC_HEADER).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        let body = Limited::new(answer.into_body(), MESSAGE_MAX).collect().await.map_err(|e| e.to_string())?.to_bytes();
+        if !status.is_success() {
+            let text: String = String::from_utf8_lossy(&body).chars().take(200).collect();
+            return Err(format!("it answered {status}: {text}"));
+        }
+        self.key.read_answer(&self.cluster, &nonce, &mac, &body).map_err(|e| e.to_string())
+    }
+}
+
+fn nonce() -> Result<String, String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|e| format!("the system gave no random bytes: {e}"))?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// An error with its causes: hyper's own text names none.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    // Bounded: a chain of causes is a handful long.
+    for _ in 0..8 {
+        let Some(inner) = cause else { break };
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}

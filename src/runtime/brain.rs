@@ -1,0 +1,431 @@
+//! The one loop: gather what came in, decide, act, feed outcomes back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::convert;
+use super::hands::Hands;
+use super::settings::SidecarSettings;
+use crate::core::decide::{Decision, decide};
+use crate::core::observe::{GuardView, Lanes, LeaseView, Observation, Outcome, PeerReport};
+use crate::core::probe::Probe;
+use crate::core::record::{Evidence, Member, Record};
+use crate::core::state::State;
+use crate::core::types::{Address, MemberName, Millis, Term};
+use crate::guard::protocol::Status;
+use crate::lease::{self, LiveClock, boottime};
+
+/// Inputs that may wait to be taken in.
+pub const INPUTS_MAX: usize = 256;
+/// A guard status older than this is not passed on to peers.
+const STATUS_FRESH: Millis = Millis(3_000);
+
+/// Something that came in.
+#[derive(Debug)]
+pub enum Input {
+    /// The guard's status.
+    Guard(Box<Evidence<Status>>),
+    /// The guard's status in the answer to an order: as new as its revision.
+    Told(Box<Evidence<Status>>),
+    /// The guard cannot be reached.
+    GuardLost {
+        /// For people.
+        reason: String,
+    },
+    /// A look at the local server.
+    Probe(Box<Evidence<Probe>>),
+    /// A peer's answer.
+    Peer(MemberName, Box<Result<Evidence<PeerReport>, String>>),
+    /// A member introduced itself by asking, and told the term it leads.
+    Asked(MemberName, Address, Option<Term>),
+    /// An action ended.
+    Ended(Lane, Box<Outcome>),
+    /// The Service leads to this member, on behalf of this term.
+    ServicePoints(Term, MemberName),
+    /// This order of a person has been answered.
+    Answered(String),
+    /// A warning of the effects or chores, by its source; empty: all well.
+    Warning(&'static str, String),
+    /// The process should end.
+    Terminate,
+}
+
+/// Which lane an action was in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Swaps.
+    Swap,
+    /// Guard orders.
+    Guard,
+    /// Statements.
+    Sql,
+}
+
+/// What the loop knows beside the Lease.
+#[derive(Debug)]
+pub struct Sight {
+    /// The guard.
+    pub guard: GuardView,
+    /// Why it cannot be reached.
+    pub guard_trouble: String,
+    /// The last look at the local server.
+    pub probe: Option<Evidence<Probe>>,
+    /// The last good answers of peers.
+    pub peers: BTreeMap<MemberName, Evidence<PeerReport>>,
+    /// What came instead of the last answer.
+    pub peer_trouble: BTreeMap<MemberName, String>,
+    /// Where members can be asked that the record does not know yet.
+    pub introduced: BTreeMap<MemberName, Address>,
+    /// Warnings by source.
+    pub warnings: BTreeMap<&'static str, String>,
+    told_term: Option<Term>,
+    lanes: Lanes,
+    outcomes: Vec<Outcome>,
+    service_points_to: Option<(Term, MemberName)>,
+    answered: BTreeSet<String>,
+    /// The process was told to end.
+    pub terminating: bool,
+}
+
+/// How the loop steers the tasks around it.
+#[derive(Debug)]
+pub struct Steering {
+    /// How often to look at the server.
+    pub probe_every: watch::Sender<Duration>,
+    /// Look now.
+    pub probe_now: Arc<Notify>,
+    /// Whom to ask, how often, telling which term.
+    pub ask: watch::Sender<AskPlan>,
+    /// What peers are told.
+    pub report: watch::Sender<Arc<PeerReport>>,
+}
+
+/// Whom to ask, and how often.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AskPlan {
+    /// Members and where.
+    pub whom: BTreeMap<MemberName, Address>,
+    /// How often.
+    pub every: Duration,
+    /// The term led without a primary in it.
+    pub leads: Option<Term>,
+}
+
+/// The loop.
+#[derive(Debug)]
+pub struct Brain {
+    /// Settings.
+    pub settings: Arc<SidecarSettings>,
+    /// Live clock.
+    pub clock: LiveClock,
+    /// The Lease.
+    pub lease: watch::Receiver<lease::LeaseView>,
+    /// Everything else.
+    pub inputs: mpsc::Receiver<Input>,
+    /// Does what is decided.
+    pub hands: Hands,
+    /// Tasks around.
+    pub steering: Steering,
+    /// Where decisions are shown.
+    pub shown: super::page::Shown,
+}
+
+impl Sight {
+    fn new() -> Self {
+        Self {
+            guard: GuardView::Unknown,
+            guard_trouble: String::new(),
+            probe: None,
+            peers: BTreeMap::new(),
+            peer_trouble: BTreeMap::new(),
+            introduced: BTreeMap::new(),
+            warnings: BTreeMap::new(),
+            told_term: None,
+            lanes: Lanes::default(),
+            outcomes: Vec::new(),
+            service_points_to: None,
+            answered: BTreeSet::new(),
+            terminating: false,
+        }
+    }
+
+    /// Feeds an outcome that did not come through the queue.
+    pub fn note_outcome(&mut self, outcome: Outcome) {
+        log_outcome(&outcome);
+        self.outcomes.push(outcome);
+    }
+
+    /// The guard's last word while it can be reached.
+    #[must_use]
+    pub fn status(&self) -> Option<&Evidence<Status>> {
+        match &self.guard {
+            GuardView::Heard(status) => Some(status),
+            GuardView::Unknown | GuardView::Lost { .. } => None,
+        }
+    }
+}
+
+impl Brain {
+    /// Runs until told to end and nothing is half done.
+    pub async fn run(mut self) {
+        let mut state = State::default();
+        let mut sight = Sight::new();
+        let mut last: Option<String> = None;
+        let mut terminate_by: Option<Millis> = None;
+        loop {
+            let decision = self.step(&mut state, &mut sight, &mut last);
+            let now = self.clock.now();
+            if sight.terminating {
+                let by = *terminate_by.get_or_insert(now.plus(Millis(10_000)));
+                if now >= by || !self.is_handing_over(&state, &sight) {
+                    tracing::info!("told to end, and nothing is half done: ending");
+                    return;
+                }
+            }
+            let pause = Duration::from_millis(decision.wake_at.since(now).0.clamp(1, 1_000));
+            tokio::select! {
+                input = self.inputs.recv() => match input {
+                    Some(input) => self.take_in(&mut sight, input),
+                    None => return,
+                },
+                changed = self.lease.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(pause) => {}
+            }
+            // Whatever else has come meanwhile is seen by the same decision; bounded by the queue.
+            for _ in 0..INPUTS_MAX {
+                let Ok(input) = self.inputs.try_recv() else { break };
+                self.take_in(&mut sight, input);
+            }
+        }
+    }
+
+    fn step(&mut self, state: &mut State, sight: &mut Sight, last: &mut Option<String>) -> Decision {
+        let seen = self.observe(sight);
+        let decision = decide(&self.settings.core, state, &seen);
+        if !decision.listed {
+            tracing::error!(from = ?state.phase, to = ?decision.phase, "a change of phase that core/phase.rs does not list: report this");
+        }
+        log_decision(&decision, &seen, last);
+        state.clone_from(&decision.state);
+        if decision.phase != crate::core::phase::Phase::Leading {
+            self.hands.rest();
+        }
+        for action in &decision.actions {
+            self.hands.act(action, &seen, sight, &mut self.lease);
+        }
+        for action in &decision.actions {
+            use crate::core::action::Action;
+            match action {
+                Action::Swap(_) => sight.lanes.swap = true,
+                Action::Guard { .. } => sight.lanes.guard = true,
+                Action::Sql(_) => sight.lanes.sql = true,
+                _ => {}
+            }
+        }
+        self.steer(&decision, &seen, sight);
+        self.shown.show(&self.settings, &decision, &seen, sight, &self.lease.borrow().clone());
+        decision
+    }
+
+    fn observe(&mut self, sight: &mut Sight) -> Observation {
+        let now = self.clock.now();
+        let view = self.lease.borrow_and_update().clone();
+        let configured = Duration::from_millis(self.settings.core.lease_duration.0);
+        Observation {
+            now,
+            now_boot: boottime(),
+            unix_ms: u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0),
+            lease: convert::lease_view(&view.state, now, configured),
+            guard: sight.guard.clone(),
+            server: sight
+                .probe
+                .as_ref()
+                .map(|p| Evidence { value: convert::server_view(&p.value), asked_at: p.asked_at }),
+            peers: sight.peers.clone(),
+            told_term: sight.told_term,
+            lanes: sight.lanes.clone(),
+            outcomes: std::mem::take(&mut sight.outcomes),
+            service_points_to: sight.service_points_to.clone(),
+            answered_orders: sight.answered.clone(),
+        }
+    }
+
+    fn take_in(&mut self, sight: &mut Sight, input: Input) {
+        let now = self.clock.now();
+        match input {
+            Input::Guard(status) => {
+                let changed = sight.status().is_none_or(|old| old.value.server != status.value.server);
+                if changed {
+                    self.steering.probe_now.notify_one();
+                }
+                self.hands.note_operation(sight, &status.value);
+                sight.guard_trouble.clear();
+                sight.guard = GuardView::Heard(status);
+            }
+            Input::Told(mut status) => {
+                let newer = sight.status().is_none_or(|old| {
+                    old.value.boot_id == status.value.boot_id && old.value.revision < status.value.revision
+                });
+                if newer {
+                    status.asked_at = now;
+                    self.take_in(sight, Input::Guard(status));
+                }
+            }
+            Input::GuardLost { reason } => {
+                sight.guard_trouble = reason;
+                let before = std::mem::replace(&mut sight.guard, GuardView::Unknown);
+                sight.guard = match before {
+                    GuardView::Heard(last) => GuardView::Lost { since: now, last },
+                    other => other,
+                };
+            }
+            Input::Probe(probe) => sight.probe = Some(*probe),
+            Input::Peer(member, answer) => match *answer {
+                Ok(report) => {
+                    sight.peer_trouble.remove(&member);
+                    sight.peers.insert(member, report);
+                }
+                Err(why) => {
+                    sight.peer_trouble.insert(member, why);
+                }
+            },
+            Input::Asked(member, address, leads) => {
+                if sight.introduced.len() < 64 || sight.introduced.contains_key(&member) {
+                    sight.introduced.insert(member, address);
+                }
+                sight.told_term = sight.told_term.max(leads);
+            }
+            Input::Ended(lane, outcome) => {
+                match lane {
+                    Lane::Swap => sight.lanes.swap = false,
+                    Lane::Guard => sight.lanes.guard = false,
+                    Lane::Sql => sight.lanes.sql = false,
+                }
+                log_outcome(&outcome);
+                sight.outcomes.push(*outcome);
+            }
+            Input::ServicePoints(term, member) => sight.service_points_to = Some((term, member)),
+            Input::Answered(id) => {
+                sight.answered.insert(id);
+            }
+            Input::Warning(source, text) => {
+                if text.is_empty() {
+                    sight.warnings.remove(source);
+                } else {
+                    sight.warnings.insert(source, text);
+                }
+            }
+            Input::Terminate => sight.terminating = true,
+        }
+    }
+
+    fn steer(&self, decision: &Decision, seen: &Observation, sight: &Sight) {
+        let every = Duration::from_millis(decision.probe_every.0);
+        self.steering.probe_every.send_if_modified(|old| std::mem::replace(old, every) != every);
+        let plan = AskPlan {
+            whom: whom_to_ask(&self.settings.core.me, &seen.lease, sight),
+            every: Duration::from_millis(decision.ask_peers_every.0),
+            leads: decision.state.taking.map(|(term, _)| term),
+        };
+        self.steering.ask.send_if_modified(|old| {
+            let changed = *old != plan;
+            if changed {
+                *old = plan;
+            }
+            changed
+        });
+        let fresh = |e: &Evidence<Status>| seen.now.since(e.asked_at) <= STATUS_FRESH;
+        let report = PeerReport {
+            member: self.settings.core.me.clone(),
+            pod_uid: self.settings.pod_uid.clone(),
+            address: self.settings.core.address.clone(),
+            guard: sight.status().filter(|s| fresh(s)).map(|s| s.value.clone()),
+            server: seen.server.as_ref().filter(|s| seen.now.since(s.asked_at) <= STATUS_FRESH).map(|s| s.value.clone()),
+            terminating: sight.terminating,
+        };
+        self.steering.report.send_replace(Arc::new(report));
+    }
+
+    /// Ending now would leave a Lease held whose server is stopped for good.
+    fn is_handing_over(&self, state: &State, sight: &Sight) -> bool {
+        let stopping = match &sight.guard {
+            GuardView::Heard(status) => status.value.stopping,
+            GuardView::Lost { last, .. } => last.value.stopping,
+            GuardView::Unknown => false,
+        };
+        let holds = match &self.lease.borrow().state {
+            lease::LeaseState::Present(seen) => seen.holder.as_deref() == Some(self.settings.core.holder.as_str()),
+            _ => false,
+        };
+        holds && (stopping || state.stepping_down.is_some())
+    }
+}
+
+fn whom_to_ask(me: &MemberName, lease: &LeaseView, sight: &Sight) -> BTreeMap<MemberName, Address> {
+    let mut whom = sight.introduced.clone();
+    if let Some(record) = record_of(lease) {
+        let known = record.members.iter().chain(record.primary.iter());
+        whom.extend(known.map(|m: &Member| (m.member.clone(), m.address.clone())));
+    }
+    // A member that came back elsewhere says so itself; the record follows.
+    for (member, address) in &sight.introduced {
+        if sight.peer_trouble.contains_key(member) {
+            whom.insert(member.clone(), address.clone());
+        }
+    }
+    whom.remove(me);
+    whom
+}
+
+/// The record in the Lease, if it is one.
+#[must_use]
+pub fn record_of(lease: &LeaseView) -> Option<&Record> {
+    use crate::core::observe::RecordView;
+    match lease {
+        LeaseView::Seen(seen) => match &seen.record {
+            RecordView::Good(record) => Some(record),
+            RecordView::Missing | RecordView::Unreadable(_) => None,
+        },
+        LeaseView::Unknown | LeaseView::Absent => None,
+    }
+}
+
+/// One line a decision that differs from the last one.
+fn log_decision(decision: &Decision, seen: &Observation, last: &mut Option<String>) {
+    let why = decision.why.to_string();
+    let line = format!("{:?}: {}", decision.phase, stripped(&why));
+    if last.as_ref() != Some(&line) {
+        tracing::info!(phase = ?decision.phase, why, "decided");
+        *last = Some(line);
+    }
+    tracing::debug!(
+        state = serde_json::to_string(&decision.state).unwrap_or_default(),
+        seen = serde_json::to_string(seen).unwrap_or_default(),
+        actions = serde_json::to_string(&decision.actions).unwrap_or_default(),
+        "decision"
+    );
+}
+
+/// Without its numbers: a count of milliseconds is no news.
+fn stripped(text: &str) -> String {
+    text.chars().filter(|c| !c.is_ascii_digit()).collect()
+}
+
+fn log_outcome(outcome: &Outcome) {
+    use crate::core::observe::SwapResult;
+    match outcome {
+        Outcome::Swap { kind, result, .. } => match result {
+            SwapResult::Done(_) => tracing::debug!(?kind, "swapped the Lease"),
+            SwapResult::Lost => tracing::info!(?kind, "the Lease was changed by another first"),
+            SwapResult::Refused(why) => tracing::warn!(?kind, why, "the swap of the Lease was refused"),
+            SwapResult::Unknown(why) => tracing::warn!(?kind, why, "the outcome of a swap is not known"),
+        },
+        Outcome::Guard { order, error: Some(error) } => tracing::warn!(?order, error, "the guard did not do it"),
+        Outcome::Guard { order, error: None } => tracing::info!(?order, "the guard did it"),
+        Outcome::Sql { job, error: Some(error) } => tracing::warn!(?job, error, "the statement failed"),
+        Outcome::Sql { job, error: None } => tracing::info!(?job, "the statement is done"),
+    }
+}

@@ -1,0 +1,91 @@
+//! Looks at the local server and asks the other members, at the pace that the loop sets.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::brain::{AskPlan, Input};
+use super::hands::send;
+use crate::core::record::Evidence;
+use crate::core::types::MemberName;
+use crate::lease::LiveClock;
+use crate::peers::Asker;
+use crate::postgres::{Health, Prober};
+
+/// Longest time for a look: what takes longer is hung.
+const PROBE_BUDGET: Duration = Duration::from_millis(1_500);
+/// Longest time for a peer's answer.
+const ASK_BUDGET: Duration = Duration::from_millis(1_000);
+
+/// Looks at the local server, each time on a new connection: a kept one says "healthy" while no one can log in.
+pub async fn probe(
+    prober: Prober,
+    clock: LiveClock,
+    mut every: watch::Receiver<Duration>,
+    now: Arc<Notify>,
+    inputs: mpsc::Sender<Input>,
+) {
+    loop {
+        let asked_at = clock.now();
+        let value = prober.probe_fresh(PROBE_BUDGET, Health::Write).await;
+        if inputs.send(Input::Probe(Box::new(Evidence { value, asked_at }))).await.is_err() {
+            return;
+        }
+        let pause = *every.borrow_and_update();
+        let paused = async {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = now.notified() => {}
+                // A shorter pace counts at once.
+                _ = every.changed() => {}
+            }
+        };
+        paused.await;
+    }
+}
+
+/// Asks every member of the plan, each at most once at a time.
+pub async fn ask(asker: Asker, clock: LiveClock, mut plan: watch::Receiver<AskPlan>, inputs: mpsc::Sender<Input>) {
+    let mut asking: JoinSet<MemberName> = JoinSet::new();
+    let mut under_way: BTreeMap<MemberName, ()> = BTreeMap::new();
+    loop {
+        let wanted = plan.borrow_and_update().clone();
+        for (member, address) in &wanted.whom {
+            if under_way.insert(member.clone(), ()).is_some() {
+                continue;
+            }
+            let (asker, clock, inputs, leads) = (asker.clone(), clock.clone(), inputs.clone(), wanted.leads);
+            let (member, address) = (member.clone(), address.clone());
+            asking.spawn(async move {
+                let asked_at = clock.now();
+                let answer = asker.ask(&address, leads, ASK_BUDGET).await;
+                let answer = match answer {
+                    Ok(report) if report.member != member => {
+                        Err(format!("{} answered at the address of {member}", report.member))
+                    }
+                    other => other,
+                };
+                let input = Input::Peer(member.clone(), Box::new(answer.map(|value| Evidence { value, asked_at })));
+                send(&inputs, input).await;
+                member
+            });
+        }
+        let round = tokio::time::sleep(wanted.every.max(Duration::from_millis(10)));
+        tokio::pin!(round);
+        loop {
+            tokio::select! {
+                () = &mut round => break,
+                changed = plan.changed() => {
+                    if changed.is_err() { return }
+                    break;
+                }
+                Some(done) = asking.join_next(), if !asking.is_empty() => {
+                    if let Ok(member) = done { under_way.remove(&member); }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Does what was decided: each action in a task of its own, bounded, its outcome fed back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use super::brain::{Input, Lane, Sight};
+use super::chores::{EffectsWish, ReplicationWish};
+use super::convert;
+use super::guard_link::{GuardLink, stamp};
+use super::orders::{self, Secrets};
+use super::settings::SidecarSettings;
+use crate::core::action::{Action, GuardOrder, OrderState, SqlJob, Swap};
+use crate::core::observe::{GuardView, Observation, Outcome, SwapResult};
+use crate::core::probe::Probe;
+use crate::core::types::{Millis, Term};
+use crate::guard::protocol::{Answer, Order, Status};
+use crate::lease::{self, Baton, LiveClock, SwapOutcome, boottime};
+use crate::postgres::Session;
+
+/// Longest time for a swap.
+const SWAP_TIMEOUT: Duration = Duration::from_millis(2_000);
+/// Longest time for a permit to reach the guard.
+const PERMIT_TIMEOUT: Duration = Duration::from_millis(1_000);
+/// Longest time for a checkpoint before a fence: a handover waits for no more.
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longest time for ending walsenders.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The hands.
+#[derive(Debug)]
+pub struct Hands {
+    /// Settings.
+    pub settings: Arc<SidecarSettings>,
+    /// Live clock.
+    pub clock: LiveClock,
+    /// The Lease.
+    pub baton: Arc<Baton>,
+    /// The guard.
+    pub guard: Arc<GuardLink>,
+    /// Where outcomes go.
+    pub inputs: mpsc::Sender<Input>,
+    /// What Kubernetes shall show.
+    pub effects: watch::Sender<Option<EffectsWish>>,
+    /// What the leader keeps.
+    pub replication: watch::Sender<Option<ReplicationWish>>,
+    /// Answers to people.
+    pub answers: mpsc::Sender<(String, OrderState, String)>,
+    /// The report that goes with the next swap.
+    pub report: watch::Receiver<String>,
+    /// The operation of the guard that is waited for.
+    pub operation: Option<(u64, GuardOrder)>,
+}
+
+impl Hands {
+    /// Begins one action.
+    pub fn act(
+        &mut self,
+        action: &Action,
+        seen: &Observation,
+        sight: &Sight,
+        lease: &mut watch::Receiver<lease::LeaseView>,
+    ) {
+        match action {
+            Action::Swap(swap) => self.swap(swap, &lease.borrow().clone()),
+            Action::Permit { term, deadline_boot } => self.permit(*term, *deadline_boot, &seen.guard),
+            Action::Guard { term, order } => self.order(*term, order, &seen.guard),
+            Action::Sql(job) => self.sql(job.clone(), sight),
+            Action::Effects { term, primary, members } => {
+                let wish = EffectsWish { term: *term, primary: primary.clone(), members: members.clone() };
+                self.effects.send_if_modified(|old| set(old, Some(wish)));
+            }
+            Action::KeepReplication { standbys } => {
+                let wish = ReplicationWish { standbys: standbys.clone() };
+                self.replication.send_if_modified(|old| set(old, Some(wish)));
+            }
+            Action::AnswerOrder { id, state, text } => {
+                // A full queue: the same answer is decided again.
+                let _ = self.answers.try_send((id.clone(), *state, text.clone()));
+            }
+        }
+    }
+
+    /// Stops asking for effects and chores of a leader.
+    pub fn rest(&self) {
+        self.effects.send_if_modified(|old| set(old, None));
+        self.replication.send_if_modified(|old| set(old, None));
+    }
+
+    fn swap(&self, swap: &Swap, view: &lease::LeaseView) {
+        let ended = |result, sent_boot, sent_at| {
+            let kind = swap.kind;
+            Input::Ended(Lane::Swap, Box::new(Outcome::Swap { kind, sent_boot, sent_at, result }))
+        };
+        let Some(based_on) = view.state.seen().filter(|l| l.resource_version == swap.based_on).cloned() else {
+            self.feed(ended(SwapResult::Lost, boottime(), self.clock.now()));
+            return;
+        };
+        let report = self.report.borrow().clone();
+        let mut annotations = swap.annotations.clone();
+        annotations.insert(crate::core::report::REPORT_ANNOTATION.to_owned(), Some(report));
+        let order = lease::Swap {
+            based_on,
+            kind: convert::swap_kind(swap),
+            record: (*swap.record).clone(),
+            annotations,
+            timeout: SWAP_TIMEOUT,
+        };
+        let (baton, inputs, clock, kind) = (self.baton.clone(), self.inputs.clone(), self.clock.clone(), swap.kind);
+        let configured = Duration::from_millis(self.settings.core.lease_duration.0);
+        tokio::spawn(async move {
+            let (boot, live) = (boottime(), clock.now());
+            let (sent_boot, sent_at, result) = match baton.swap(order).await {
+                SwapOutcome::Done { lease, sent_boot, sent_live } => {
+                    let seen = convert::seen_lease(&lease, clock.now(), configured);
+                    (sent_boot, sent_live, SwapResult::Done(Box::new(seen)))
+                }
+                SwapOutcome::Lost => (boot, live, SwapResult::Lost),
+                SwapOutcome::Refused { message, .. } => (boot, live, SwapResult::Refused(message)),
+                SwapOutcome::Unknown { reason } => (boot, live, SwapResult::Unknown(reason)),
+            };
+            let outcome = Outcome::Swap { kind, sent_boot, sent_at, result };
+            send(&inputs, Input::Ended(Lane::Swap, Box::new(outcome))).await;
+        });
+    }
+
+    fn permit(&self, term: Term, deadline_boot: Millis, guard: &GuardView) {
+        let GuardView::Heard(status) = guard else { return };
+        let stamp = stamp(term, self.guard.next_sequence(), &status.value);
+        let link = self.guard.clone();
+        tokio::spawn(async move {
+            let order = Order::Permit { deadline_boot_ms: deadline_boot.0 };
+            // The next renewal asks again; the guard enforces what it has.
+            match link.ask(order, Some(stamp), PERMIT_TIMEOUT).await {
+                Ok(Answer::Ok { .. }) => {}
+                Ok(answer) => tracing::warn!(?answer, "the guard did not take the permit"),
+                Err(error) => tracing::warn!(error, "the permit did not reach the guard"),
+            }
+        });
+    }
+
+    fn order(&mut self, term: Term, order: &GuardOrder, guard: &GuardView) {
+        let GuardView::Heard(status) = guard else {
+            self.feed(guard_ended(order.clone(), Some("the guard is out of sight".to_owned())));
+            return;
+        };
+        let sequence = self.guard.next_sequence();
+        if orders::is_operation(order) {
+            self.operation = Some((sequence, order.clone()));
+        }
+        let stamp = stamp(term, sequence, &status.value);
+        let secrets = Secrets::of(&self.settings);
+        let (link, inputs, order) = (self.guard.clone(), self.inputs.clone(), order.clone());
+        tokio::spawn(async move {
+            let error = orders::give(&link, &order, stamp, &secrets, &inputs).await.err();
+            send(&inputs, guard_ended(order, error)).await;
+        });
+    }
+
+    /// An operation that ended badly is the failure of the order that began it.
+    pub fn note_operation(&mut self, sight: &mut Sight, status: &Status) {
+        let Some((sequence, order)) = &self.operation else { return };
+        let Some(end) = status.last_operation.as_ref().filter(|end| end.sequence == *sequence) else { return };
+        if let Some(error) = &end.error {
+            let outcome = Outcome::Guard { order: order.clone(), error: Some(error.clone()) };
+            sight.note_outcome(outcome);
+        }
+        self.operation = None;
+    }
+
+    fn sql(&self, job: SqlJob, sight: &Sight) {
+        let walsenders = match sight.probe.as_ref().map(|p| &p.value) {
+            Some(Probe::Primary(view)) => view.walsenders(),
+            _ => std::collections::BTreeSet::new(),
+        };
+        let (settings, inputs) = (self.settings.clone(), self.inputs.clone());
+        tokio::spawn(async move {
+            let error = run_sql(&settings, &job, walsenders).await.err();
+            send(&inputs, Input::Ended(Lane::Sql, Box::new(Outcome::Sql { job, error }))).await;
+        });
+    }
+
+    fn feed(&self, input: Input) {
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move { send(&inputs, input).await });
+    }
+}
+
+fn guard_ended(order: GuardOrder, error: Option<String>) -> Input {
+    Input::Ended(Lane::Guard, Box::new(Outcome::Guard { order, error }))
+}
+
+async fn run_sql(
+    settings: &SidecarSettings,
+    job: &SqlJob,
+    walsenders: std::collections::BTreeSet<crate::core::probe::Walsender>,
+) -> Result<(), String> {
+    let budget = match job {
+        SqlJob::Checkpoint => CHECKPOINT_TIMEOUT,
+        SqlJob::EndWalsenders { .. } => END_TIMEOUT,
+    };
+    let text = |e: crate::postgres::PgError| e.to_string();
+    let mut session = Session::open(&settings.server, &settings.superuser, budget, END_TIMEOUT).await.map_err(text)?;
+    match job {
+        SqlJob::Checkpoint => crate::postgres::leader::checkpoint(&mut session, budget).await.map_err(text),
+        SqlJob::EndWalsenders { pids } => {
+            let those = walsenders.into_iter().filter(|w| pids.contains(&w.pid)).collect();
+            let left = crate::postgres::leader::terminate_walsenders(&mut session, &those, budget).await.map_err(text)?;
+            if left.is_empty() { Ok(()) } else { Err(format!("{} walsenders did not end", left.len())) }
+        }
+    }
+}
+
+/// Feeds the loop; when it is gone, so is the process.
+pub async fn send(inputs: &mpsc::Sender<Input>, input: Input) {
+    let _ = inputs.send(input).await;
+}
+
+fn set<T: PartialEq>(old: &mut T, new: T) -> bool {
+    let changed = *old != new;
+    *old = new;
+    changed
+}
+

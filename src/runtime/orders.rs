@@ -1,0 +1,150 @@
+//! Orders to the guard: what the core wants, with the secrets that it does not know.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::brain::Input;
+use super::guard_link::GuardLink;
+use super::settings::SidecarSettings;
+use crate::core::action::GuardOrder;
+use crate::core::types::{Address, MemberName};
+use crate::guard::protocol::{Answer, Order, Secret, Stamp, Upstream};
+use crate::postgres::{Credentials, ServerAt, Session, leader, source};
+
+/// Longest time for the source of a copy to answer, and for its checkpoint.
+const SOURCE_TIMEOUT: Duration = Duration::from_secs(5);
+const SOURCE_CHECKPOINT: Duration = Duration::from_secs(60);
+
+/// What orders need beside the core's words.
+#[derive(Debug, Clone)]
+pub struct Secrets {
+    me: MemberName,
+    replication_user: String,
+    replication_password: Secret,
+    superuser: Credentials,
+}
+
+impl Secrets {
+    /// From the settings.
+    #[must_use]
+    pub fn of(settings: &SidecarSettings) -> Self {
+        Self {
+            me: settings.core.me.clone(),
+            replication_user: settings.replication_user.clone(),
+            replication_password: settings.replication_password.clone(),
+            superuser: settings.superuser.clone(),
+        }
+    }
+
+    fn replication(&self, host: &MemberName, at: &Address, application_name: String) -> Result<Upstream, String> {
+        let (user, password) = (self.replication_user.clone(), self.replication_password.clone());
+        Ok(Upstream { host: host.clone(), hostaddr: ip(at)?, port: at.postgres_port, user, password, application_name })
+    }
+
+    fn superuser(&self, host: &MemberName, at: &Address, application_name: String) -> Result<Upstream, String> {
+        let user = self.superuser.user.clone();
+        let password = self.superuser.password.clone().unwrap_or_else(|| Secret(String::new()));
+        Ok(Upstream { host: host.clone(), hostaddr: ip(at)?, port: at.postgres_port, user, password, application_name })
+    }
+}
+
+fn ip(address: &Address) -> Result<IpAddr, String> {
+    super::settings::checked_ip(&address.ip)
+}
+
+/// True for orders that are accepted at once and run on.
+#[must_use]
+pub fn is_operation(order: &GuardOrder) -> bool {
+    matches!(order, GuardOrder::Clone { .. } | GuardOrder::Rewind { .. } | GuardOrder::Initialise)
+}
+
+/// How long the guard may take to answer.
+fn budget(order: &GuardOrder) -> Duration {
+    Duration::from_secs(match order {
+        GuardOrder::Initialise => 600,
+        GuardOrder::Stop { .. } | GuardOrder::Pledge { .. } => 60,
+        GuardOrder::Promote { .. } => 120,
+        _ => 30,
+    })
+}
+
+/// Gives one order.
+///
+/// # Errors
+/// For people: refused, failed, or not known.
+pub async fn give(
+    link: &GuardLink,
+    order: &GuardOrder,
+    stamp: Stamp,
+    secrets: &Secrets,
+    inputs: &mpsc::Sender<Input>,
+) -> Result<(), String> {
+    let full = complete(order, secrets).await?;
+    match link.ask(full, Some(stamp), budget(order)).await? {
+        Answer::Ok { status } => {
+            // The status comes before the outcome, so that the next decision sees both.
+            let asked_at = crate::core::types::Millis(0);
+            let _ = inputs.send(Input::Told(Box::new(crate::core::record::Evidence { value: *status, asked_at }))).await;
+            Ok(())
+        }
+        Answer::Refused { reason, cause, .. } => Err(format!("refused ({cause:?}): {reason}")),
+        Answer::Failed { reason, .. } => Err(reason),
+    }
+}
+
+async fn complete(order: &GuardOrder, secrets: &Secrets) -> Result<Order, String> {
+    Ok(match order.clone() {
+        GuardOrder::Initialise => Order::Initialise,
+        GuardOrder::StartPrimary { names } => Order::StartPrimary { synchronous_standby_names: names },
+        GuardOrder::Follow { upstream, address, standby_name, slot, names } => Order::Follow {
+            upstream: secrets.replication(&upstream, &address, standby_name)?,
+            slot,
+            synchronous_standby_names: names,
+        },
+        GuardOrder::StandAlone { names } => Order::StandAlone { synchronous_standby_names: names },
+        GuardOrder::Pledge { hint } => Order::Pledge { hint },
+        GuardOrder::SetNames { names } => Order::SetNames { synchronous_standby_names: names },
+        GuardOrder::Promote { timeline } => Order::Promote { timeline },
+        GuardOrder::Stop { fast, hint } => Order::Stop { fast_ms: fast.0, hint },
+        GuardOrder::NoteTerm => Order::NoteTerm,
+        GuardOrder::Clone { upstream, address, system_identifier, timeline } => {
+            let bytes = look_at_source(&address, secrets, false).await.map(|s| s.bytes);
+            if let Err(why) = &bytes {
+                tracing::warn!(why, "the size of the source is not known: no progress in percent");
+            }
+            let name = format!("pgbaton_clone_{}", secrets.me.slot());
+            Order::Clone {
+                upstream: secrets.replication(&upstream, &address, name)?,
+                system_identifier,
+                timeline,
+                bytes: bytes.ok(),
+                replace: false,
+            }
+        }
+        GuardOrder::Rewind { upstream, address, timeline } => {
+            // Without it pg_rewind may see the source's old timeline and do nothing (mechanics: promotion and pg_control).
+            let source = look_at_source(&address, secrets, true).await?;
+            if !source.rewindable {
+                return Err("the source has neither data checksums nor wal_log_hints: pg_rewind cannot be used".to_owned());
+            }
+            let name = format!("pgbaton_rewind_{}", secrets.me.slot());
+            Order::Rewind { upstream: secrets.superuser(&upstream, &address, name)?, timeline }
+        }
+    })
+}
+
+async fn look_at_source(address: &Address, secrets: &Secrets, checkpoint: bool) -> Result<source::Source, String> {
+    let at = ServerAt { host: address.ip.clone(), port: address.postgres_port };
+    let text = |e: crate::postgres::PgError| e.to_string();
+    let mut session = Session::open(&at, &secrets.superuser, SOURCE_CHECKPOINT, SOURCE_TIMEOUT).await.map_err(text)?;
+    let found = source::read_source(&mut session, SOURCE_TIMEOUT).await.map_err(text)?;
+    if found.in_recovery {
+        return Err(format!("{at} is in recovery: not the primary any more"));
+    }
+    if checkpoint {
+        leader::checkpoint(&mut session, SOURCE_CHECKPOINT).await.map_err(text)?;
+    }
+    Ok(found)
+}
