@@ -1,5 +1,6 @@
 //! pgbaton: automated failover for PostgreSQL on Kubernetes. `docs/architecture.md` has the map.
 
+pub mod cli;
 pub mod core;
 pub mod guard;
 pub mod http;

@@ -276,7 +276,10 @@ mod tests {
     fn the_short_form_a_person_may_write_is_read() {
         let text = r#"{"id":"0123456789abcdef","order":"pause","at":"2026-01-02T03:04:05Z"}"#;
         let order = OrderNote::parse(text).unwrap();
-        assert_eq!((order.order, order.to, order.accept_data_loss), (OrderKind::Pause, None, false));
+        assert_eq!(
+            (order.order, order.to, order.accept_data_loss),
+            (OrderKind::Pause, None, false)
+        );
     }
 
     #[test]
@@ -291,7 +294,10 @@ mod tests {
             r#"{"id":"0123456789abcdef","order":"switchover","to":"Postgres 2","at":""}"#,
         ];
         for text in bad {
-            assert!(matches!(OrderNote::parse(text), Err(BadOrder::Unreadable(_))), "{text}");
+            assert!(
+                matches!(OrderNote::parse(text), Err(BadOrder::Unreadable(_))),
+                "{text}"
+            );
         }
         let long = format!("{}{}", " ".repeat(MAX_ORDER_BYTES), switchover().render());
         assert!(matches!(OrderNote::parse(&long), Err(BadOrder::TooLong(_))));

@@ -75,7 +75,10 @@ impl Report {
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.len() > MAX_REPORT_BYTES {
-            return Err(format!("the report has {} bytes, at most {MAX_REPORT_BYTES} are read", text.len()));
+            return Err(format!(
+                "the report has {} bytes, at most {MAX_REPORT_BYTES} are read",
+                text.len()
+            ));
         }
         serde_json::from_str(text).map_err(|e| format!("the report is not readable: {e}"))
     }
@@ -142,7 +145,10 @@ mod tests {
         assert!(text.len() < 2000, "{}", text.len());
         let read = Report::parse(&text).unwrap();
         assert_eq!(read.warnings.len(), MAX_WARNINGS);
-        assert_eq!(read.warnings.last().map(String::as_str), Some("and 43 more warnings"));
+        assert_eq!(
+            read.warnings.last().map(String::as_str),
+            Some("and 43 more warnings")
+        );
         assert!(Report::parse("nonsense").is_err());
     }
 }

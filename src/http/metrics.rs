@@ -119,7 +119,9 @@ impl Metrics {
     pub fn new() -> (Self, Registry) {
         let metrics = Self {
             takeovers: Family::default(),
-            takeover_duration: Histogram::new([0.1, 0.2, 0.3, 0.5, 0.8, 1.3, 2.0, 3.5, 6.0, 10.0, 30.0, 60.0]),
+            takeover_duration: Histogram::new([
+                0.1, 0.2, 0.3, 0.5, 0.8, 1.3, 2.0, 3.5, 6.0, 10.0, 30.0, 60.0,
+            ]),
             rejoins: Family::default(),
             api_requests: Family::default(),
             ticks: Counter::default(),
@@ -155,42 +157,94 @@ impl Metrics {
             Unit::Seconds,
             self.takeover_duration.clone(),
         );
-        registry.register("rejoins", "Times that this member came back", self.rejoins.clone());
-        registry.register("api_requests", "Requests to the API server", self.api_requests.clone());
+        registry.register(
+            "rejoins",
+            "Times that this member came back",
+            self.rejoins.clone(),
+        );
+        registry.register(
+            "api_requests",
+            "Requests to the API server",
+            self.api_requests.clone(),
+        );
         registry.register("loop_ticks", "Rounds of the loop", self.ticks.clone());
         registry.register("permits_lost", "Permits that ran out", self.permits_lost.clone());
     }
 
     fn register_gauges(&self, registry: &mut Registry) {
         let seconds = [
-            ("lease_age", "Since the Lease was last seen to change", &self.lease_age),
-            ("api_contact_age", "Since the API server last answered", &self.contact_age),
-            ("permit_remaining", "What is left of the permit, 0 without one", &self.permit_left),
+            (
+                "lease_age",
+                "Since the Lease was last seen to change",
+                &self.lease_age,
+            ),
+            (
+                "api_contact_age",
+                "Since the API server last answered",
+                &self.contact_age,
+            ),
+            (
+                "permit_remaining",
+                "What is left of the permit, 0 without one",
+                &self.permit_left,
+            ),
         ];
         for (name, help, gauge) in seconds {
             registry.register_with_unit(name, help, Unit::Seconds, gauge.clone());
         }
         let bytes = [
-            ("replication_lag", "WAL that this member lacks, -1 when not known", &self.lag),
-            ("disk_free", "Free space on the file system of PGDATA, -1 when not known", &self.disk_free),
+            (
+                "replication_lag",
+                "WAL that this member lacks, -1 when not known",
+                &self.lag,
+            ),
+            (
+                "disk_free",
+                "Free space on the file system of PGDATA, -1 when not known",
+                &self.disk_free,
+            ),
         ];
         for (name, help, gauge) in bytes {
             registry.register_with_unit(name, help, Unit::Bytes, gauge.clone());
         }
         let plain = [
             ("term", "Highest term known", &self.term),
-            ("postgres_up", "1 when the server answered the last probe", &self.up),
-            ("postgres_diverged", "1 when the server's history has diverged", &self.diverged),
-            ("postgres_timeline", "Timeline of the server, 0 when not known", &self.timeline),
-            ("standbys_streaming", "Standbys that stream from this server", &self.standbys),
-            ("failover_possible", "1 when a takeover would succeed now", &self.could_fail_over),
+            (
+                "postgres_up",
+                "1 when the server answered the last probe",
+                &self.up,
+            ),
+            (
+                "postgres_diverged",
+                "1 when the server's history has diverged",
+                &self.diverged,
+            ),
+            (
+                "postgres_timeline",
+                "Timeline of the server, 0 when not known",
+                &self.timeline,
+            ),
+            (
+                "standbys_streaming",
+                "Standbys that stream from this server",
+                &self.standbys,
+            ),
+            (
+                "failover_possible",
+                "1 when a takeover would succeed now",
+                &self.could_fail_over,
+            ),
             ("paused", "1 while takeovers are paused", &self.paused),
             ("warnings", "Warnings on the status page", &self.warnings),
         ];
         for (name, help, gauge) in plain {
             registry.register(name, help, gauge.clone());
         }
-        registry.register("role", "1 for what this member is, 0 for the other roles", self.role.clone());
+        registry.register(
+            "role",
+            "1 for what this member is, 0 for the other roles",
+            self.role.clone(),
+        );
     }
 
     /// Sets the gauges to what the page says.
@@ -208,9 +262,14 @@ impl Metrics {
             .set(seconds(Some(guard.and_then(|g| g.permit_left_ms).unwrap_or(0))));
         self.up.set(i64::from(page.postgres.answers));
         self.diverged.set(i64::from(page.postgres.diverged));
-        self.timeline.set(page.postgres.timeline.map_or(0, |t| i64::from(t.0)));
+        self.timeline
+            .set(page.postgres.timeline.map_or(0, |t| i64::from(t.0)));
         self.lag.set(known(page.postgres.lag_bytes));
-        let streaming = page.postgres.replication.iter().filter(|r| r.state == "streaming");
+        let streaming = page
+            .postgres
+            .replication
+            .iter()
+            .filter(|r| r.state == "streaming");
         self.standbys.set(saturated(streaming.count() as u64));
         self.disk_free.set(known(guard.map(|g| g.disk_free_bytes)));
         self.could_fail_over.set(i64::from(page.could_fail_over.yes));

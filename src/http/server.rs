@@ -98,9 +98,9 @@ pub async fn serve(listener: TcpListener, served: Served, shutdown: impl Future<
 async fn connection(stream: TcpStream, routes: Router) {
     // A peer's answer must not wait for the delayed acknowledgement; without the option it is only slower.
     let _ = stream.set_nodelay(true);
-    let service = TowerToHyperService::new(routes.map_request(|request: http::Request<hyper::body::Incoming>| {
-        request.map(Body::new)
-    }));
+    let service = TowerToHyperService::new(
+        routes.map_request(|request: http::Request<hyper::body::Incoming>| request.map(Body::new)),
+    );
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -140,12 +140,17 @@ fn router(served: Served) -> Router {
 
 async fn bounded(request: Request, next: axum::middleware::Next) -> Result<Response, Infallible> {
     let answer = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await;
-    Ok(answer.unwrap_or_else(|_| (StatusCode::REQUEST_TIMEOUT, "the request took too long\n").into_response()))
+    Ok(answer
+        .unwrap_or_else(|_| (StatusCode::REQUEST_TIMEOUT, "the request took too long\n").into_response()))
 }
 
 async fn status(State(served): State<Served>) -> Response {
     let page = served.status.borrow().clone();
-    ([(CACHE_CONTROL, HeaderValue::from_static("no-store"))], axum::Json(&*page)).into_response()
+    (
+        [(CACHE_CONTROL, HeaderValue::from_static("no-store"))],
+        axum::Json(&*page),
+    )
+        .into_response()
 }
 
 async fn healthz(State(served): State<Served>) -> Response {

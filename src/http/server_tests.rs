@@ -62,7 +62,9 @@ impl Running {
 
     async fn get(&self, path: &str) -> (u16, String, String) {
         let answer = self
-            .raw(&format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
+            .raw(&format!(
+                "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+            ))
             .await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
@@ -114,7 +116,10 @@ async fn metrics_follow_the_page() {
     server.metrics.ticks.inc();
     let (status, head, body) = server.get("/metrics").await;
     assert_eq!(status, 200);
-    assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
+    assert!(
+        head.contains("application/openmetrics-text; version=1.0.0"),
+        "{head}"
+    );
     for line in [
         "pgbaton_role{role=\"primary\"} 1",
         "pgbaton_role{role=\"standby\"} 0",
@@ -138,7 +143,10 @@ async fn peers_are_answered_by_their_handler() {
         .raw("POST /peer HTTP/1.1\r\nhost: x\r\nx-mac: abc\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello")
         .await;
     assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
-    assert!(answer.contains("x-mac: abc\r\n") && answer.ends_with("hello"), "{answer}");
+    assert!(
+        answer.contains("x-mac: abc\r\n") && answer.ends_with("hello"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
@@ -146,7 +154,9 @@ async fn nothing_can_be_changed_and_nothing_large_comes_in() {
     let server = start().await;
     for path in ["/status", "/healthz", "/metrics"] {
         let answer = server
-            .raw(&format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"))
+            .raw(&format!(
+                "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            ))
             .await;
         assert!(answer.starts_with("HTTP/1.1 405 "), "{path}: {answer}");
     }
@@ -154,7 +164,10 @@ async fn nothing_can_be_changed_and_nothing_large_comes_in() {
     assert_eq!(server.get("/other").await.0, 404);
     let body = "x".repeat(MAX_BODY + 1);
     let answer = server
-        .raw(&format!("POST /peer HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len()))
+        .raw(&format!(
+            "POST /peer HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        ))
         .await;
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
     let head = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "x".repeat(2 * MAX_HEAD));

@@ -81,7 +81,7 @@ pub struct LeaseView {
 }
 
 /// A long operation of the guard.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OperationView {
     /// `initialise`, `clone` or `rewind`.
     pub kind: String,
@@ -96,7 +96,7 @@ pub struct OperationView {
 }
 
 /// The guard's summary.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GuardView {
     /// The server, in words: `primary`, `standby`, `down (permit ended)`.
     pub server: String,
@@ -217,7 +217,12 @@ impl Build {
     pub fn this() -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            profile: if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned(),
+            profile: if cfg!(debug_assertions) {
+                "debug"
+            } else {
+                "release"
+            }
+            .to_owned(),
         }
     }
 }

@@ -4,7 +4,9 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::core::record::{Availability, Durability, HistoryEntry, LeaderWal, Member, Promotion, Step, SyncSet};
+use crate::core::record::{
+    Availability, Durability, HistoryEntry, LeaderWal, Member, Promotion, Step, SyncSet,
+};
 use crate::core::types::Address;
 
 fn record() -> Record {
@@ -210,7 +212,9 @@ impl Checker {
                 "enum" => rule.as_array().unwrap().contains(value),
                 "minimum" => value.as_f64() >= rule.as_f64(),
                 "maximum" => value.as_f64() <= rule.as_f64(),
-                "pattern" => value.as_str().is_some_and(|text| matches(rule.as_str().unwrap(), text)),
+                "pattern" => value
+                    .as_str()
+                    .is_some_and(|text| matches(rule.as_str().unwrap(), text)),
                 "required" => rule
                     .as_array()
                     .unwrap()

@@ -110,8 +110,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_kubeconfig_is_named() {
-        let error = connect(Some(Path::new("/nonexistent/kubeconfig"))).await.err().unwrap();
-        assert!(error.to_string().starts_with("kubeconfig /nonexistent/kubeconfig: "), "{error}");
+        let error = connect(Some(Path::new("/nonexistent/kubeconfig")))
+            .await
+            .err()
+            .unwrap();
+        assert!(
+            error
+                .to_string()
+                .starts_with("kubeconfig /nonexistent/kubeconfig: "),
+            "{error}"
+        );
     }
 
     #[tokio::test]
@@ -126,7 +134,10 @@ mod tests {
         .unwrap();
         let config = config(Some(&path)).await.unwrap();
         assert!(!config.default_retry);
-        assert_eq!((config.connect_timeout, config.read_timeout), (Some(CONNECT_TIMEOUT), None));
+        assert_eq!(
+            (config.connect_timeout, config.read_timeout),
+            (Some(CONNECT_TIMEOUT), None)
+        );
         client(config).unwrap();
     }
 }

@@ -83,7 +83,10 @@ impl fmt::Display for Change {
                 write!(f, "Service {service}: selector {from} -> app={to}")
             }
             Self::ServiceDetails { service } => {
-                write!(f, "Service {service}: term and publishNotReadyAddresses put right")
+                write!(
+                    f,
+                    "Service {service}: term and publishNotReadyAddresses put right"
+                )
             }
             Self::UpdateStrategy { member, from } => {
                 write!(f, "StatefulSet {member}: updateStrategy {from} -> OnDelete")
@@ -101,7 +104,9 @@ impl fmt::Display for Change {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EffectError {
     /// 404.
-    #[error("{object} does not exist: left out; apply its manifest (deploy/), or remove the member if it is gone for good")]
+    #[error(
+        "{object} does not exist: left out; apply its manifest (deploy/), or remove the member if it is gone for good"
+    )]
     Missing {
         /// Kind and name.
         object: String,
@@ -119,7 +124,9 @@ pub enum EffectError {
         message: String,
     },
     /// A later term was here.
-    #[error("{object} carries term {found}, above ours ({ours}): left as it is; a later leader has taken over")]
+    #[error(
+        "{object} carries term {found}, above ours ({ours}): left as it is; a later leader has taken over"
+    )]
     Outranked {
         /// Kind and name.
         object: String,

@@ -4,10 +4,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::sync::mpsc;
@@ -218,7 +218,11 @@ mod tests {
         assert_eq!(sent[0]["regarding"]["uid"], "u-1");
         assert_eq!(sent[0]["reason"], "Promoted");
         assert_eq!(sent[0]["type"], "Normal");
-        assert!(sent[1]["note"].as_str().is_some_and(|text| text.len() <= MAX_NOTE));
+        assert!(
+            sent[1]["note"]
+                .as_str()
+                .is_some_and(|text| text.len() <= MAX_NOTE)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -239,7 +243,9 @@ mod tests {
         let api = FakeApi::default();
         api.hang(true);
         let (events, sender) = Events::new(api.client(), lease(), "postgres-2".into());
-        let accepted = (0..QUEUE + 5).filter(|n| events.post(note(&n.to_string()))).count();
+        let accepted = (0..QUEUE + 5)
+            .filter(|n| events.post(note(&n.to_string())))
+            .count();
         assert_eq!(accepted, QUEUE);
         drop(events);
         sender.run().await;

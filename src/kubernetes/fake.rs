@@ -74,7 +74,10 @@ impl FakeApi {
     }
 
     pub(crate) fn writes(&self) -> Vec<Value> {
-        let writes = self.requests().into_iter().filter(|(line, _)| line.starts_with("PATCH"));
+        let writes = self
+            .requests()
+            .into_iter()
+            .filter(|(line, _)| line.starts_with("PATCH"));
         writes.map(|(_, body)| body).collect()
     }
 
@@ -141,7 +144,11 @@ impl Inner {
         merge(&mut patched, sent, strategic);
         let strategy = &patched["spec"]["updateStrategy"];
         if strategy["type"] == "OnDelete" && !strategy["rollingUpdate"].is_null() {
-            return failure(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", "rollingUpdate: Invalid value");
+            return failure(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "Invalid",
+                "rollingUpdate: Invalid value",
+            );
         }
         self.version += 1;
         patched["metadata"]["resourceVersion"] = json!(self.version.to_string());
@@ -179,7 +186,10 @@ fn merge(target: &mut Value, patch: &Value, strategic: bool) {
 
 fn reply(status: StatusCode, body: &Value) -> Response<Full<axum::body::Bytes>> {
     let bytes = serde_json::to_vec(body).unwrap();
-    Response::builder().status(status).body(Full::from(bytes)).unwrap()
+    Response::builder()
+        .status(status)
+        .body(Full::from(bytes))
+        .unwrap()
 }
 
 fn failure(status: StatusCode, reason: &str, message: &str) -> Response<Full<axum::body::Bytes>> {

@@ -62,8 +62,11 @@ where
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
         };
-        self.bounded("patch", self.api.patch(self.name, &params, &Patch::Strategic(body)))
-            .await
+        self.bounded(
+            "patch",
+            self.api.patch(self.name, &params, &Patch::Strategic(body)),
+        )
+        .await
     }
 
     async fn bounded(

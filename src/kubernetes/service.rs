@@ -76,7 +76,11 @@ fn needed(found: &Service, desired: &Desired) -> Option<(Value, Change)> {
         let from: Vec<String> = selector.iter().map(|(k, v)| format!("{k}={v}")).collect();
         Change::Service {
             service,
-            from: if from.is_empty() { "none".to_owned() } else { from.join(",") },
+            from: if from.is_empty() {
+                "none".to_owned()
+            } else {
+                from.join(",")
+            },
             to: desired.primary.clone(),
         }
     };

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::core::types::MemberName;
 use crate::kubernetes::fake::FakeApi;
 use crate::kubernetes::{EffectsReport, point_service, reconcile};
 
@@ -11,7 +12,9 @@ fn desired(term: u64, primary: &str) -> Desired {
         namespace: "default".into(),
         term: Term(term),
         primary: primary.parse().unwrap(),
-        members: ["postgres-1", "postgres-2", "postgres-3"].map(|m| m.parse().unwrap()).to_vec(),
+        members: ["postgres-1", "postgres-2", "postgres-3"]
+            .map(|m| m.parse().unwrap())
+            .to_vec(),
         not_for_reading: vec!["postgres-3".parse().unwrap()],
         service: "postgres".into(),
         patch_env: true,
@@ -20,7 +23,7 @@ fn desired(term: u64, primary: &str) -> Desired {
 
 const PATH: &str = "services/postgres";
 
-fn service(term: Option<&str>, selector: Value) -> Value {
+fn service(term: Option<&str>, selector: &Value) -> Value {
     let annotations = term.map_or(json!({}), |t| json!({ TERM_ANNOTATION: t }));
     json!({ "metadata": { "annotations": annotations }, "spec": { "selector": selector } })
 }
@@ -33,10 +36,16 @@ fn statefulset() -> Value {
 
 fn whole_cluster() -> FakeApi {
     let api = FakeApi::default();
-    api.put(PATH, service(Some("6"), json!({ "app": "postgres-1", "role": "x" })));
+    api.put(
+        PATH,
+        service(Some("6"), &json!({ "app": "postgres-1", "role": "x" })),
+    );
     for member in ["postgres-1", "postgres-2", "postgres-3"] {
         api.put(&format!("statefulsets/{member}"), statefulset());
-        api.put(&format!("pods/{member}-0"), json!({ "metadata": { "labels": { "app": member } } }));
+        api.put(
+            &format!("pods/{member}-0"),
+            json!({ "metadata": { "labels": { "app": member } } }),
+        );
     }
     api
 }
@@ -44,37 +53,64 @@ fn whole_cluster() -> FakeApi {
 #[tokio::test]
 async fn the_selector_becomes_exactly_the_primary() {
     let api = whole_cluster();
-    let change = point_service(&api.client(), &desired(7, "postgres-2")).await.unwrap();
+    let change = point_service(&api.client(), &desired(7, "postgres-2"))
+        .await
+        .unwrap();
     let text = change.unwrap().to_string();
-    assert_eq!(text, "Service postgres: selector app=postgres-1,role=x -> app=postgres-2");
+    assert_eq!(
+        text,
+        "Service postgres: selector app=postgres-1,role=x -> app=postgres-2"
+    );
     let object = api.object(PATH);
     assert_eq!(object["spec"]["selector"], json!({ "app": "postgres-2" }));
     assert_eq!(object["spec"]["publishNotReadyAddresses"], true);
     assert_eq!(object["metadata"]["annotations"][TERM_ANNOTATION], "7");
-    assert_eq!(service_term(&api.client(), "default", "postgres").await, Ok(Some(Term(7))));
-    assert_eq!(point_service(&api.client(), &desired(7, "postgres-2")).await, Ok(None));
+    assert_eq!(
+        service_term(&api.client(), "default", "postgres").await,
+        Ok(Some(Term(7)))
+    );
+    assert_eq!(
+        point_service(&api.client(), &desired(7, "postgres-2")).await,
+        Ok(None)
+    );
     assert_eq!(api.writes().len(), 1);
 }
 
 #[tokio::test]
 async fn a_service_without_selector_or_with_a_nonsense_term_is_put_right() {
     let api = FakeApi::default();
-    api.put(PATH, json!({ "metadata": { "annotations": { TERM_ANNOTATION: "seven" } }, "spec": {} }));
-    point_service(&api.client(), &desired(7, "postgres-2")).await.unwrap();
-    assert_eq!(api.object(PATH)["spec"]["selector"], json!({ "app": "postgres-2" }));
-    api.put(PATH, service(Some("7"), json!({ "app": "postgres-2" })));
-    let change = point_service(&api.client(), &desired(7, "postgres-2")).await.unwrap();
-    assert!(matches!(change, Some(Change::ServiceDetails { .. })), "{change:?}");
+    api.put(
+        PATH,
+        json!({ "metadata": { "annotations": { TERM_ANNOTATION: "seven" } }, "spec": {} }),
+    );
+    point_service(&api.client(), &desired(7, "postgres-2"))
+        .await
+        .unwrap();
+    assert_eq!(
+        api.object(PATH)["spec"]["selector"],
+        json!({ "app": "postgres-2" })
+    );
+    api.put(PATH, service(Some("7"), &json!({ "app": "postgres-2" })));
+    let change = point_service(&api.client(), &desired(7, "postgres-2"))
+        .await
+        .unwrap();
+    assert!(
+        matches!(change, Some(Change::ServiceDetails { .. })),
+        "{change:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_lower_term_changes_nothing_anywhere() {
     let api = whole_cluster();
-    api.put(PATH, service(Some("8"), json!({ "app": "postgres-3" })));
+    api.put(PATH, service(Some("8"), &json!({ "app": "postgres-3" })));
     let report = reconcile(&api.client(), &desired(7, "postgres-2")).await;
     assert!(report.is_outranked() && report.changes.is_empty(), "{report:?}");
     assert!(api.writes().is_empty());
-    assert_eq!(api.object(PATH)["spec"]["selector"], json!({ "app": "postgres-3" }));
+    assert_eq!(
+        api.object(PATH)["spec"]["selector"],
+        json!({ "app": "postgres-3" })
+    );
 }
 
 #[tokio::test]
@@ -89,9 +125,14 @@ async fn a_higher_term_that_comes_between_read_and_write_wins() {
             object["spec"]["selector"] = json!({ "app": "postgres-3" });
         }
     });
-    let error = point_service(&api.client(), &desired(7, "postgres-2")).await.unwrap_err();
+    let error = point_service(&api.client(), &desired(7, "postgres-2"))
+        .await
+        .unwrap_err();
     assert!(error.is_outranked(), "{error}");
-    assert_eq!(api.object(PATH)["spec"]["selector"], json!({ "app": "postgres-3" }));
+    assert_eq!(
+        api.object(PATH)["spec"]["selector"],
+        json!({ "app": "postgres-3" })
+    );
 }
 
 #[tokio::test]
@@ -104,8 +145,13 @@ async fn a_service_that_others_change_all_the_time_is_given_up_for_this_round() 
             object["metadata"]["resourceVersion"] = json!(version.to_string());
         }
     });
-    let error = point_service(&api.client(), &desired(7, "postgres-2")).await.unwrap_err();
-    assert!(matches!(error, EffectError::Conflict { .. }) && error.is_transient(), "{error}");
+    let error = point_service(&api.client(), &desired(7, "postgres-2"))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, EffectError::Conflict { .. }) && error.is_transient(),
+        "{error}"
+    );
     assert_eq!(api.writes().len(), 5);
 }
 
@@ -116,11 +162,19 @@ async fn a_round_that_finds_all_right_writes_nothing() {
     assert!(first.is_complete(), "{first:?}");
     let lines: Vec<String> = first.changes.iter().map(ToString::to_string).collect();
     assert!(lines[0].starts_with("Service postgres"), "{lines:?}");
-    assert_eq!(lines.last().map(String::as_str), Some("Pod postgres-3-0: pgbaton.dev/role=lagging"));
+    assert_eq!(
+        lines.last().map(String::as_str),
+        Some("Pod postgres-3-0: pgbaton.dev/role=lagging")
+    );
     let before = api.requests().len();
     let second = reconcile(&api.client(), &desired(7, "postgres-2")).await;
     assert_eq!(second, EffectsReport::default());
-    let steady: Vec<String> = api.requests().split_off(before).into_iter().map(|(line, _)| line).collect();
+    let steady: Vec<String> = api
+        .requests()
+        .split_off(before)
+        .into_iter()
+        .map(|(line, _)| line)
+        .collect();
     assert_eq!(steady.len(), 7, "{steady:?}");
     assert!(steady.iter().all(|line| line.starts_with("GET ")), "{steady:?}");
 }
@@ -135,11 +189,20 @@ async fn what_is_missing_or_forbidden_is_named_and_the_rest_is_done() {
     api.forbid("PATCH", "statefulsets/postgres-1");
     let report = reconcile(&api.client(), &desired(7, "postgres-2")).await;
     let warnings: Vec<String> = report.warnings.iter().map(ToString::to_string).collect();
-    assert!(warnings[0].starts_with("Service postgres does not exist"), "{warnings:?}");
-    assert!(warnings[1].starts_with("the right to patch StatefulSet postgres-1 is missing"), "{warnings:?}");
-    assert!(warnings[2].starts_with("StatefulSet postgres-3 does not exist"), "{warnings:?}");
+    assert!(
+        warnings[0].starts_with("Service postgres does not exist"),
+        "{warnings:?}"
+    );
+    assert!(
+        warnings[1].starts_with("the right to patch StatefulSet postgres-1 is missing"),
+        "{warnings:?}"
+    );
+    assert!(
+        warnings[2].starts_with("StatefulSet postgres-3 does not exist"),
+        "{warnings:?}"
+    );
     assert_eq!(report.warnings.len(), 3);
-    let absent: Vec<&str> = report.pods_absent.iter().map(|m| m.as_str()).collect();
+    let absent: Vec<&str> = report.pods_absent.iter().map(MemberName::as_str).collect();
     assert_eq!(absent, ["postgres-2", "postgres-3"]);
     let label = &api.object("pods/postgres-1-0")["metadata"]["labels"]["pgbaton.dev/role"];
     assert_eq!(*label, "standby");
@@ -151,6 +214,11 @@ async fn what_is_missing_or_forbidden_is_named_and_the_rest_is_done() {
 async fn a_silent_api_server_is_waited_for_within_bounds() {
     let api = whole_cluster();
     api.hang(true);
-    let error = point_service(&api.client(), &desired(7, "postgres-2")).await.unwrap_err();
-    assert!(matches!(error, EffectError::TimedOut { .. }) && error.is_transient(), "{error}");
+    let error = point_service(&api.client(), &desired(7, "postgres-2"))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, EffectError::TimedOut { .. }) && error.is_transient(),
+        "{error}"
+    );
 }

@@ -62,7 +62,10 @@ async fn the_strategy_changes_first_and_alone_then_only_the_variables() {
     );
     let writes = api.writes();
     assert_eq!(writes.len(), 2);
-    assert_eq!(writes[0]["spec"], json!({ "updateStrategy": { "type": "OnDelete", "rollingUpdate": null } }));
+    assert_eq!(
+        writes[0]["spec"],
+        json!({ "updateStrategy": { "type": "OnDelete", "rollingUpdate": null } })
+    );
     let mut expected = tutorial()["spec"]["template"].clone();
     expected["spec"]["initContainers"][0]["env"][1]["value"] = json!("on");
     expected["spec"]["initContainers"][0]["env"][2]["value"] = json!("postgres-2");
@@ -126,7 +129,10 @@ async fn the_template_is_not_touched_when_somebody_puts_the_strategy_back() {
         }
     });
     let (changes, error) = run(&api, &desired(4, "postgres-1")).await;
-    assert!(changes.is_empty() && matches!(error, Some(EffectError::Conflict { .. })), "{error:?}");
+    assert!(
+        changes.is_empty() && matches!(error, Some(EffectError::Conflict { .. })),
+        "{error:?}"
+    );
     let env = &api.object(PATH)["spec"]["template"]["spec"]["initContainers"][0]["env"];
     assert_eq!(env[1]["value"], "on");
 }
@@ -135,7 +141,8 @@ async fn the_template_is_not_touched_when_somebody_puts_the_strategy_back() {
 async fn a_variable_set_twice_is_reported_and_not_patched_for_ever_in_silence() {
     let api = FakeApi::default();
     let mut object = tutorial();
-    let twice = json!([{ "name": "STANDBY_MODE", "value": "off" }, { "name": "STANDBY_MODE", "value": "off" }]);
+    let twice =
+        json!([{ "name": "STANDBY_MODE", "value": "off" }, { "name": "STANDBY_MODE", "value": "off" }]);
     object["spec"]["template"]["spec"]["containers"][1]["env"] = twice;
     api.put(PATH, object);
     let (_, error) = run(&api, &desired(3, "postgres-2")).await;
@@ -145,7 +152,10 @@ async fn a_variable_set_twice_is_reported_and_not_patched_for_ever_in_silence() 
 #[tokio::test]
 async fn a_statefulset_without_the_variables_is_left_alone() {
     let api = FakeApi::default();
-    api.put(PATH, json!({ "spec": { "template": { "spec": { "containers": [{ "name": "postgres" }] } } } }));
+    api.put(
+        PATH,
+        json!({ "spec": { "template": { "spec": { "containers": [{ "name": "postgres" }] } } } }),
+    );
     let (changes, error) = run(&api, &desired(3, "postgres-2")).await;
     assert!(changes.is_empty() && matches!(error, Some(EffectError::NoVariables { .. })));
     assert!(api.writes().is_empty());

@@ -1,0 +1,213 @@
+//! The command line. Each command has a module; those of people talk to the API server only.
+
+mod access;
+pub mod failover;
+pub mod guard;
+pub mod history;
+pub mod logging;
+mod order;
+pub mod sidecar;
+pub mod status;
+mod table;
+mod words;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::core::orders::OrderKind;
+use crate::core::types::MemberName;
+
+/// How a command ended, as exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// 0: done.
+    Done,
+    /// 1: refused or failed; nothing is half done.
+    Failed,
+    /// 2: not understood; nothing was tried.
+    Usage,
+    /// 3: no answer in time; it may have been done or not.
+    Unknown,
+}
+
+impl From<End> for ExitCode {
+    fn from(end: End) -> Self {
+        Self::from(match end {
+            End::Done => 0,
+            End::Failed => 1,
+            End::Usage => 2,
+            End::Unknown => 3,
+        })
+    }
+}
+
+/// Automated failover for PostgreSQL on Kubernetes.
+#[derive(Debug, Parser)]
+#[command(name = "pgbaton", version, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run PostgreSQL under a permit (main process of the postgres container)
+    Guard(guard::Args),
+    /// Observe, decide and act for one member (container beside PostgreSQL)
+    Sidecar(sidecar::Args),
+    /// Show the cluster, and whether it could fail over now
+    Status(status::StatusArgs),
+    /// Hand the primary role over on purpose, losing nothing
+    Switchover(SwitchoverArgs),
+    /// Promote a member without proof: acknowledged commits may be lost
+    Failover(failover::FailoverArgs),
+    /// No takeover until resume; the primary goes on
+    Pause(OrderArgs),
+    /// End a pause
+    Resume(OrderArgs),
+    /// Write a damaged record anew from one member's data
+    Adopt(AdoptArgs),
+    /// Show the last terms: who led, why, and how long the takeover took
+    History(status::StatusArgs),
+}
+
+/// Where the cluster is.
+#[derive(Debug, Clone, Args)]
+pub struct ClusterArgs {
+    /// Namespace of the cluster (default: that of the kubeconfig's context, or of the pod)
+    #[arg(short, long, env = "POD_NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Name of the Lease that holds the record
+    #[arg(long, env = "PGBATON_LEASE", default_value = "postgres")]
+    pub lease: String,
+    /// Kubeconfig (default: the pod's service account, or ~/.kube/config)
+    #[arg(long, env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// What every order takes.
+#[derive(Debug, Clone, Args)]
+pub struct OrderArgs {
+    /// Where the cluster is.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// How long to wait for the end; an order that nobody took up by then is withdrawn
+    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+    pub timeout: std::time::Duration,
+    /// Replace an order of somebody else that was never answered
+    #[arg(long)]
+    pub replace: bool,
+}
+
+/// `pgbaton switchover`.
+#[derive(Debug, Clone, Args)]
+pub struct SwitchoverArgs {
+    /// The member to hand over to (default: the fittest standby)
+    #[arg(long, value_name = "MEMBER")]
+    pub to: Option<MemberName>,
+    /// Common options.
+    #[command(flatten)]
+    pub order: OrderArgs,
+}
+
+/// `pgbaton adopt`.
+#[derive(Debug, Clone, Args)]
+pub struct AdoptArgs {
+    /// The member whose data count
+    #[arg(long, value_name = "MEMBER")]
+    pub to: MemberName,
+    /// Common options.
+    #[command(flatten)]
+    pub order: OrderArgs,
+}
+
+/// Reads the command line and runs the command.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too; with a closed terminal there is nobody to tell.
+            let _ = error.print();
+            return if error.use_stderr() {
+                End::Usage.into()
+            } else {
+                End::Done.into()
+            };
+        }
+    };
+    match cli.command {
+        Command::Guard(args) => guard::run(args),
+        Command::Sidecar(args) => sidecar::run(args),
+        person => match for_person(person) {
+            Ok(end) => end.into(),
+            Err(error) => {
+                eprintln!("pgbaton: {error:#}");
+                End::Failed.into()
+            }
+        },
+    }
+}
+
+fn for_person(command: Command) -> anyhow::Result<End> {
+    logging::for_person();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        match command {
+            // Both have been taken in `main`.
+            Command::Guard(_) | Command::Sidecar(_) => Ok(End::Usage),
+            Command::Status(args) => status::run(&args).await,
+            Command::History(args) => history::run(&args).await,
+            Command::Failover(args) => failover::run(&args).await,
+            Command::Switchover(args) => order::run(&args.order, OrderKind::Switchover, args.to).await,
+            Command::Pause(args) => order::run(&args, OrderKind::Pause, None).await,
+            Command::Resume(args) => order::run(&args, OrderKind::Resume, None).await,
+            Command::Adopt(args) => order::run(&args.order, OrderKind::Adopt, Some(args.to)).await,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_wrong_on_the_command_line_is_refused() {
+        let good = [
+            "pgbaton status -n prod -o json",
+            "pgbaton switchover",
+            "pgbaton switchover --to postgres-2 --timeout 5s",
+            "pgbaton failover --to postgres-2 --accept-data-loss --cluster default/postgres",
+            "pgbaton adopt --to postgres-1",
+            "pgbaton pause",
+            "pgbaton history",
+        ];
+        let bad = [
+            "pgbaton",
+            "pgbaton failover --to postgres-2",
+            "pgbaton failover --accept-data-loss",
+            "pgbaton switchover --to Postgres_2",
+            "pgbaton switchover --timeout soon",
+            "pgbaton adopt",
+            "pgbaton pause --to postgres-1",
+            "pgbaton status -o xml",
+        ];
+        for line in good {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        for line in bad {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}
