@@ -8,3 +8,4 @@ pub mod kubernetes;
 pub mod lease;
 pub mod peers;
 pub mod postgres;
+pub mod runtime;

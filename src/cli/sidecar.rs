@@ -1,15 +1,257 @@
-//! `pgbaton sidecar`: takes its settings; the loop itself is in `crate::runtime`.
+//! `pgbaton sidecar`: takes its settings, checks them once, and runs the loop of `crate::runtime`.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::ValueEnum;
 
 use super::End;
+use super::logging::{self, LogFormat};
+use crate::core::observe::Settings;
+use crate::core::types::{Address, MemberName};
+use crate::guard::protocol::Secret;
+use crate::postgres::{Credentials, ServerAt};
+use crate::runtime::settings::{SidecarSettings, checked_ip};
+
+/// `STANDBY_MODE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// `on`
+    On,
+    /// `off`
+    Off,
+}
 
 /// `pgbaton sidecar`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(rename_all = "kebab-case")]
+pub struct Args {
+    /// This member: the name of its StatefulSet
+    #[arg(long, env = "PGBATON_MEMBER")]
+    member: MemberName,
+    /// Namespace of all objects
+    #[arg(long, env = "POD_NAMESPACE")]
+    namespace: String,
+    /// UID of the pod (downward API: metadata.uid)
+    #[arg(long, env = "POD_UID")]
+    pod_uid: String,
+    /// IP address of the pod (downward API: status.podIP)
+    #[arg(long, env = "POD_IP", value_parser = |s: &str| checked_ip(s).map(|ip| ip.to_string()))]
+    pod_ip: String,
+    /// Name of the Lease that holds the record
+    #[arg(long, env = "PGBATON_LEASE", default_value = "postgres")]
+    lease: String,
+    /// Name of the read-write Service
+    #[arg(long, env = "PGBATON_SERVICE", default_value = "postgres")]
+    service: String,
+    /// Where status, metrics and peers are served
+    #[arg(long, env = "PGBATON_LISTEN", default_value = "0.0.0.0:8008")]
+    listen: SocketAddr,
+    /// Where the local server listens
+    #[arg(long, env = "PGBATON_POSTGRES_HOST", default_value = "127.0.0.1")]
+    postgres_host: String,
+    /// Its port, also for the other members
+    #[arg(long, env = "PGBATON_POSTGRES_PORT", default_value_t = 5432, value_parser = clap::value_parser!(u16).range(1..))]
+    postgres_port: u16,
+    /// Directory shared with the guard
+    #[arg(long, env = "PGBATON_RUN_DIR", default_value = "/pgbaton")]
+    run_dir: PathBuf,
+    /// Kubeconfig (default: the pod's service account)
+    #[arg(long, env = "KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+    /// leaseDurationSeconds: whole seconds
+    #[arg(long, env = "PGBATON_LEASE_DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    lease_duration: Duration,
+    /// Time between renewals
+    #[arg(long, env = "PGBATON_RENEW_INTERVAL", default_value = "1s", value_parser = humantime::parse_duration)]
+    renew_interval: Duration,
+    /// How long a server may fail its health test before it loses the baton
+    #[arg(long, env = "PGBATON_HEALTH_TIMEOUT", default_value = "3s", value_parser = humantime::parse_duration)]
+    health_timeout: Duration,
+    /// How long a standby may be away before it leaves the sync set
+    #[arg(long, env = "PGBATON_STANDBY_TIMEOUT", default_value = "3s", value_parser = humantime::parse_duration)]
+    standby_timeout: Duration,
+    /// Silence of the leader that counts as evidence
+    #[arg(long, env = "PGBATON_SILENCE_TIMEOUT", default_value = "1500ms", value_parser = humantime::parse_duration)]
+    silence_timeout: Duration,
+    /// What the record should say; a difference is a warning, the record counts
+    #[arg(long, env = "PGBATON_DURABILITY", default_value = "sync", value_parser = ["sync", "async"])]
+    durability: String,
+    /// What the record should say; a difference is a warning, the record counts
+    #[arg(long, env = "PGBATON_AVAILABILITY", default_value = "available", value_parser = ["available", "strict"])]
+    availability: String,
+    /// Standbys that must have flushed a commit, where there are as many
+    #[arg(long, env = "PGBATON_SYNC_STANDBYS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=15))]
+    sync_standbys: u32,
+    /// Most WAL that an asynchronous takeover may lose, in bytes
+    #[arg(long, env = "PGBATON_MAXIMUM_LAG", default_value_t = 1_048_576)]
+    maximum_lag: u64,
+    /// Keep STANDBY_MODE and PRIMARY_SERVER_ADDRESS in the StatefulSets
+    #[arg(long, env = "PGBATON_PATCH_ENV", value_enum, default_value = "on")]
+    patch_env: Switch,
+    /// `off` marks the first primary of a cluster that was never initialised; nothing else
+    #[arg(long, env = "STANDBY_MODE", value_enum, default_value = "on")]
+    standby_mode: Switch,
+    /// Superuser
+    #[arg(long, env = "POSTGRES_USER", default_value = "postgres")]
+    postgres_user: String,
+    /// Its password
+    #[arg(long, env = "POSTGRES_PASSWORD", hide_env_values = true)]
+    postgres_password: String,
+    /// Database to connect to (default: the user's name)
+    #[arg(long, env = "POSTGRES_DB")]
+    postgres_db: Option<String>,
+    /// Replication role
+    #[arg(long, env = "REPLICATION_USER")]
+    replication_user: String,
+    /// Its password; all members must have the same
+    #[arg(long, env = "REPLICATION_PASSWORD", hide_env_values = true)]
+    replication_password: String,
+    /// What to log (as RUST_LOG)
+    #[arg(long, env = "PGBATON_LOG", default_value = "info")]
+    log: String,
+    /// How
+    #[arg(long, env = "PGBATON_LOG_FORMAT", value_enum, default_value = "human")]
+    log_format: LogFormat,
+}
 
 /// Runs the sidecar.
 #[must_use]
-pub fn run(_args: Args) -> ExitCode {
-    End::Usage.into()
+pub fn run(args: Args) -> ExitCode {
+    if let Err(error) = logging::start(&args.log, args.log_format) {
+        eprintln!("pgbaton sidecar: {error}");
+        return End::Usage.into();
+    }
+    let settings = match args.settings() {
+        Ok(settings) => settings,
+        Err(error) => {
+            tracing::error!(error, "the settings cannot work; nothing was started");
+            return End::Usage.into();
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "the async runtime cannot be started");
+            return End::Failed.into();
+        }
+    };
+    match runtime.block_on(crate::runtime::run(settings)) {
+        Ok(()) => End::Done.into(),
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "the sidecar ended");
+            End::Failed.into()
+        }
+    }
+}
+
+fn millis(duration: Duration) -> crate::core::types::Millis {
+    crate::core::types::Millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+impl Args {
+    /// Checks what flags and environment say together.
+    ///
+    /// # Errors
+    /// What is wrong and what to change.
+    fn settings(self) -> Result<SidecarSettings, String> {
+        let permit = self.check_times()?;
+        for (name, value) in [
+            ("--namespace (POD_NAMESPACE)", &self.namespace),
+            ("--pod-uid (POD_UID)", &self.pod_uid),
+            ("--lease (PGBATON_LEASE)", &self.lease),
+            ("--service (PGBATON_SERVICE)", &self.service),
+            ("--replication-user (REPLICATION_USER)", &self.replication_user),
+            (
+                "--replication-password (REPLICATION_PASSWORD)",
+                &self.replication_password,
+            ),
+            ("--postgres-user (POSTGRES_USER)", &self.postgres_user),
+        ] {
+            if value.is_empty() {
+                return Err(format!(
+                    "{name} is empty: set it, usually from the Secret or the downward API"
+                ));
+            }
+        }
+        let address = Address {
+            ip: self.pod_ip,
+            postgres_port: self.postgres_port,
+            sidecar_port: self.listen.port(),
+        };
+        let core = Settings {
+            holder: format!("{}_{}", self.member, self.pod_uid),
+            me: self.member,
+            address,
+            first_primary: self.standby_mode == Switch::Off,
+            lease_duration: millis(self.lease_duration),
+            renew_interval: millis(self.renew_interval),
+            permit: millis(permit),
+            health_timeout: millis(self.health_timeout),
+            pledge_timeout: crate::core::types::Millis(3_000),
+            standby_timeout: millis(self.standby_timeout),
+            sync_standbys: self.sync_standbys,
+            maximum_lag: self.maximum_lag,
+        };
+        let superuser = Credentials {
+            database: self.postgres_db.unwrap_or_else(|| self.postgres_user.clone()),
+            user: self.postgres_user,
+            password: Some(Secret(self.postgres_password)),
+        };
+        Ok(SidecarSettings {
+            core,
+            namespace: self.namespace,
+            pod_uid: self.pod_uid,
+            lease: self.lease,
+            service: self.service,
+            listen: self.listen,
+            run_dir: self.run_dir,
+            kubeconfig: self.kubeconfig,
+            server: ServerAt {
+                host: self.postgres_host,
+                port: self.postgres_port,
+            },
+            superuser,
+            replication_user: self.replication_user,
+            replication_password: Secret(self.replication_password),
+            patch_env: self.patch_env == Switch::On,
+            durability: self.durability,
+            availability: self.availability,
+            silence_timeout: self.silence_timeout,
+        })
+    }
+
+    /// The permit's length: shorter than the Lease, so that the server is down before anybody may take it, for clocks whose rates
+    /// differ by a few percent; long enough for several renewals.
+    fn check_times(&self) -> Result<Duration, String> {
+        let permit = self.lease_duration.mul_f64(0.8);
+        if self.lease_duration.subsec_nanos() != 0 || self.lease_duration < Duration::from_secs(3) {
+            return Err(
+                "--lease-duration must be whole seconds, at least 3s (Kubernetes stores whole seconds)"
+                    .to_owned(),
+            );
+        }
+        if self.renew_interval < Duration::from_millis(100) {
+            return Err("--renew-interval must be at least 100ms".to_owned());
+        }
+        if self.renew_interval.saturating_mul(3) > permit {
+            return Err(format!(
+                "--renew-interval {:?} is too long for --lease-duration {:?}: a permit lasts {permit:?} and must survive two lost \
+                 renewals; renew at least three times as often",
+                self.renew_interval, self.lease_duration
+            ));
+        }
+        for (name, value) in [
+            ("--health-timeout", self.health_timeout),
+            ("--standby-timeout", self.standby_timeout),
+            ("--silence-timeout", self.silence_timeout),
+        ] {
+            if value < Duration::from_millis(500) || value > Duration::from_secs(600) {
+                return Err(format!("{name} is {value:?}: expected 500ms to 10min"));
+            }
+        }
+        Ok(permit)
+    }
 }

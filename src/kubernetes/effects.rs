@@ -255,11 +255,12 @@ pub async fn point_service(client: &Client, desired: &Desired) -> Result<Option<
 pub async fn reconcile_members(client: &Client, desired: &Desired) -> EffectsReport {
     let mut report = EffectsReport::default();
     if desired.patch_env {
-        let outcomes: Vec<_> = futures_util::stream::iter(&desired.members)
+        let work: Vec<_> = desired
+            .members
+            .iter()
             .map(|member| statefulset::set_role(client, desired, member))
-            .buffered(AT_ONCE)
-            .collect()
-            .await;
+            .collect();
+        let outcomes: Vec<_> = futures_util::stream::iter(work).buffered(AT_ONCE).collect().await;
         for (changes, error) in outcomes {
             report.changes.extend(changes);
             report.warnings.extend(error);
@@ -268,11 +269,12 @@ pub async fn reconcile_members(client: &Client, desired: &Desired) -> EffectsRep
     if report.is_outranked() {
         return report;
     }
-    let outcomes: Vec<_> = futures_util::stream::iter(&desired.members)
+    let work: Vec<_> = desired
+        .members
+        .iter()
         .map(|member| pod_labels::set_role(client, desired, member))
-        .buffered(AT_ONCE)
-        .collect()
-        .await;
+        .collect();
+    let outcomes: Vec<_> = futures_util::stream::iter(work).buffered(AT_ONCE).collect().await;
     for (member, outcome) in desired.members.iter().zip(outcomes) {
         match outcome {
             Err(EffectError::Missing { .. }) => report.pods_absent.push(member.clone()),

@@ -39,14 +39,25 @@ impl Asker {
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(1)
             .build(connector);
-        Self { client, key, me, address, cluster }
+        Self {
+            client,
+            key,
+            me,
+            address,
+            cluster,
+        }
     }
 
     /// Asks the member at `there`, telling the term led; the answer is authentic and to this very question.
     ///
     /// # Errors
     /// For people: not reached, no answer within `budget`, or an answer that does not count.
-    pub async fn ask(&self, there: &Address, leads: Option<Term>, budget: Duration) -> Result<PeerReport, String> {
+    pub async fn ask(
+        &self,
+        there: &Address,
+        leads: Option<Term>,
+        budget: Duration,
+    ) -> Result<PeerReport, String> {
         match tokio::time::timeout(budget, self.ask_unbounded(there, leads)).await {
             Ok(answer) => answer,
             Err(_) => Err(format!("no answer within {} ms", budget.as_millis())),
@@ -64,7 +75,11 @@ impl Asker {
             leads,
         };
         let body = serde_json::to_vec(&question).map_err(|e| e.to_string())?;
-        let host = if there.ip.contains(':') { format!("[{}]", there.ip) } else { there.ip.clone() };
+        let host = if there.ip.contains(':') {
+            format!("[{}]", there.ip)
+        } else {
+            there.ip.clone()
+        };
         let request = Request::builder()
             .method(Method::POST)
             .uri(format!("http://{host}:{}/peer", there.sidecar_port))
@@ -74,13 +89,24 @@ impl Asker {
             .map_err(|e| format!("the address {host} cannot be asked: {e}"))?;
         let answer = self.client.request(request).await.map_err(|e| causes(&e))?;
         let status = answer.status();
-        let mac = answer.headers().get(MAC_HEADER).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-        let body = Limited::new(answer.into_body(), MESSAGE_MAX).collect().await.map_err(|e| e.to_string())?.to_bytes();
+        let mac = answer
+            .headers()
+            .get(MAC_HEADER)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default()
+            .to_owned();
+        let body = Limited::new(answer.into_body(), MESSAGE_MAX)
+            .collect()
+            .await
+            .map_err(|e| e.to_string())?
+            .to_bytes();
         if !status.is_success() {
             let text: String = String::from_utf8_lossy(&body).chars().take(200).collect();
             return Err(format!("it answered {status}: {text}"));
         }
-        self.key.read_answer(&self.cluster, &nonce, &mac, &body).map_err(|e| e.to_string())
+        self.key
+            .read_answer(&self.cluster, &nonce, &mac, &body)
+            .map_err(|e| e.to_string())
     }
 }
 

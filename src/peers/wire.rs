@@ -47,7 +47,9 @@ pub struct Answer {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadPeerMessage {
     /// Another key, or not pgbaton.
-    #[error("the message is not authentic: the members' REPLICATION_PASSWORD differ, or it is not pgbaton that speaks")]
+    #[error(
+        "the message is not authentic: the members' REPLICATION_PASSWORD differ, or it is not pgbaton that speaks"
+    )]
     NotAuthentic,
     /// Not JSON of this shape.
     #[error("the message is not readable: {0}")]
@@ -97,7 +99,9 @@ impl Key {
 
     fn verify(&self, purpose: &str, nonce: &str, body: &[u8], told: &str) -> Result<(), BadPeerMessage> {
         let bytes = unhex(told).ok_or(BadPeerMessage::NotAuthentic)?;
-        self.mac(purpose, nonce, body).verify_slice(&bytes).map_err(|_| BadPeerMessage::NotAuthentic)
+        self.mac(purpose, nonce, body)
+            .verify_slice(&bytes)
+            .map_err(|_| BadPeerMessage::NotAuthentic)
     }
 
     /// MAC of a question's text.
@@ -129,7 +133,13 @@ impl Key {
     ///
     /// # Errors
     /// When it does not count.
-    pub fn read_answer(&self, cluster: &str, nonce: &str, mac: &str, body: &[u8]) -> Result<PeerReport, BadPeerMessage> {
+    pub fn read_answer(
+        &self,
+        cluster: &str,
+        nonce: &str,
+        mac: &str,
+        body: &[u8],
+    ) -> Result<PeerReport, BadPeerMessage> {
         self.verify("answer", nonce, body, mac)?;
         let answer: Answer = read(body)?;
         if answer.cluster != cluster {
@@ -169,7 +179,10 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     if text.len() != 64 || !text.is_ascii() {
         return None;
     }
-    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).ok()).collect()
+    (0..text.len())
+        .step_by(2)
+        .map(|i| u8::from_str_radix(&text[i..i + 2], 16).ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -181,7 +194,11 @@ mod tests {
             version: PEERS_VERSION,
             nonce: "n1".into(),
             member: "postgres-1".parse().unwrap(),
-            address: Address { ip: "127.0.0.1".into(), postgres_port: 1, sidecar_port: 2 },
+            address: Address {
+                ip: "127.0.0.1".into(),
+                postgres_port: 1,
+                sidecar_port: 2,
+            },
             cluster: "ns/postgres".into(),
             leads: Some(Term(7)),
         }
@@ -193,14 +210,26 @@ mod tests {
         let body = serde_json::to_vec(&question()).unwrap();
         let mac = key.sign_question(&body);
         assert_eq!(key.read_question("ns/postgres", &mac, &body), Ok(question()));
-        assert!(matches!(key.read_question("other", &mac, &body), Err(BadPeerMessage::OtherCluster(_))));
+        assert!(matches!(
+            key.read_question("other", &mac, &body),
+            Err(BadPeerMessage::OtherCluster(_))
+        ));
         let stranger = Key::derive(&Secret("Secret".into()));
-        assert_eq!(stranger.read_question("ns/postgres", &mac, &body), Err(BadPeerMessage::NotAuthentic));
+        assert_eq!(
+            stranger.read_question("ns/postgres", &mac, &body),
+            Err(BadPeerMessage::NotAuthentic)
+        );
         let mut altered = body.clone();
         altered[20] ^= 1;
-        assert_eq!(key.read_question("ns/postgres", &mac, &altered), Err(BadPeerMessage::NotAuthentic));
+        assert_eq!(
+            key.read_question("ns/postgres", &mac, &altered),
+            Err(BadPeerMessage::NotAuthentic)
+        );
         for bad in ["", "zz", &mac[1..], &"0".repeat(64)] {
-            assert_eq!(key.read_question("ns/postgres", bad, &body), Err(BadPeerMessage::NotAuthentic));
+            assert_eq!(
+                key.read_question("ns/postgres", bad, &body),
+                Err(BadPeerMessage::NotAuthentic)
+            );
         }
     }
 
@@ -215,13 +244,23 @@ mod tests {
             server: None,
             terminating: false,
         };
-        let answer = Answer { version: PEERS_VERSION, cluster: "ns/postgres".into(), report: report.clone() };
+        let answer = Answer {
+            version: PEERS_VERSION,
+            cluster: "ns/postgres".into(),
+            report: report.clone(),
+        };
         let body = serde_json::to_vec(&answer).unwrap();
         let mac = key.sign_answer("n1", &body);
         assert_eq!(key.read_answer("ns/postgres", "n1", &mac, &body), Ok(report));
-        assert_eq!(key.read_answer("ns/postgres", "n2", &mac, &body), Err(BadPeerMessage::NotAuthentic));
+        assert_eq!(
+            key.read_answer("ns/postgres", "n2", &mac, &body),
+            Err(BadPeerMessage::NotAuthentic)
+        );
         // A question's MAC is never an answer's.
-        assert!(key.read_answer("ns/postgres", "", &key.sign_question(&body), &body).is_err());
+        assert!(
+            key.read_answer("ns/postgres", "", &key.sign_question(&body), &body)
+                .is_err()
+        );
     }
 
     #[test]
@@ -229,6 +268,9 @@ mod tests {
         let key = Key::derive(&Secret("secret".into()));
         let body = br#"{"version":9,"whatever":1}"#;
         let mac = key.sign_question(body);
-        assert_eq!(key.read_question("ns/postgres", &mac, body), Err(BadPeerMessage::Version(9)));
+        assert_eq!(
+            key.read_question("ns/postgres", &mac, body),
+            Err(BadPeerMessage::Version(9))
+        );
     }
 }

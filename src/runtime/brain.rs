@@ -226,7 +226,13 @@ impl Brain {
             }
         }
         self.steer(&decision, &seen, sight);
-        self.shown.show(&self.settings, &decision, &seen, sight, &self.lease.borrow().clone());
+        self.shown.show(
+            &self.settings,
+            &decision,
+            &seen,
+            sight,
+            &self.lease.borrow().clone(),
+        );
         decision
     }
 
@@ -240,10 +246,10 @@ impl Brain {
             unix_ms: u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0),
             lease: convert::lease_view(&view.state, now, configured),
             guard: sight.guard.clone(),
-            server: sight
-                .probe
-                .as_ref()
-                .map(|p| Evidence { value: convert::server_view(&p.value), asked_at: p.asked_at }),
+            server: sight.probe.as_ref().map(|p| Evidence {
+                value: convert::server_view(&p.value),
+                asked_at: p.asked_at,
+            }),
             peers: sight.peers.clone(),
             told_term: sight.told_term,
             lanes: sight.lanes.clone(),
@@ -257,7 +263,9 @@ impl Brain {
         let now = self.clock.now();
         match input {
             Input::Guard(status) => {
-                let changed = sight.status().is_none_or(|old| old.value.server != status.value.server);
+                let changed = sight
+                    .status()
+                    .is_none_or(|old| old.value.server != status.value.server);
                 if changed {
                     self.steering.probe_now.notify_one();
                 }
@@ -324,7 +332,9 @@ impl Brain {
 
     fn steer(&self, decision: &Decision, seen: &Observation, sight: &Sight) {
         let every = Duration::from_millis(decision.probe_every.0);
-        self.steering.probe_every.send_if_modified(|old| std::mem::replace(old, every) != every);
+        self.steering
+            .probe_every
+            .send_if_modified(|old| std::mem::replace(old, every) != every);
         let plan = AskPlan {
             whom: whom_to_ask(&self.settings.core.me, &seen.lease, sight),
             every: Duration::from_millis(decision.ask_peers_every.0),
@@ -343,7 +353,11 @@ impl Brain {
             pod_uid: self.settings.pod_uid.clone(),
             address: self.settings.core.address.clone(),
             guard: sight.status().filter(|s| fresh(s)).map(|s| s.value.clone()),
-            server: seen.server.as_ref().filter(|s| seen.now.since(s.asked_at) <= STATUS_FRESH).map(|s| s.value.clone()),
+            server: seen
+                .server
+                .as_ref()
+                .filter(|s| seen.now.since(s.asked_at) <= STATUS_FRESH)
+                .map(|s| s.value.clone()),
             terminating: sight.terminating,
         };
         self.steering.report.send_replace(Arc::new(report));
@@ -357,7 +371,9 @@ impl Brain {
             GuardView::Unknown => false,
         };
         let holds = match &self.lease.borrow().state {
-            lease::LeaseState::Present(seen) => seen.holder.as_deref() == Some(self.settings.core.holder.as_str()),
+            lease::LeaseState::Present(seen) => {
+                seen.holder.as_deref() == Some(self.settings.core.holder.as_str())
+            }
             _ => false,
         };
         holds && (stopping || state.stepping_down.is_some())
@@ -423,9 +439,15 @@ fn log_outcome(outcome: &Outcome) {
             SwapResult::Refused(why) => tracing::warn!(?kind, why, "the swap of the Lease was refused"),
             SwapResult::Unknown(why) => tracing::warn!(?kind, why, "the outcome of a swap is not known"),
         },
-        Outcome::Guard { order, error: Some(error) } => tracing::warn!(?order, error, "the guard did not do it"),
+        Outcome::Guard {
+            order,
+            error: Some(error),
+        } => tracing::warn!(?order, error, "the guard did not do it"),
         Outcome::Guard { order, error: None } => tracing::info!(?order, "the guard did it"),
-        Outcome::Sql { job, error: Some(error) } => tracing::warn!(?job, error, "the statement failed"),
+        Outcome::Sql {
+            job,
+            error: Some(error),
+        } => tracing::warn!(?job, error, "the statement failed"),
         Outcome::Sql { job, error: None } => tracing::info!(?job, "the statement is done"),
     }
 }

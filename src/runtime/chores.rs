@@ -87,7 +87,11 @@ pub async fn effects(
             tracing::info!(%change, "changed");
         }
         warnings.extend(report.warnings.iter().map(ToString::to_string));
-        let pause = if warnings.is_empty() { EFFECTS_EVERY } else { EFFECTS_RETRY };
+        let pause = if warnings.is_empty() {
+            EFFECTS_EVERY
+        } else {
+            EFFECTS_RETRY
+        };
         send(&inputs, Input::Warning("kubernetes", warnings.join("; "))).await;
         if pause_or_change(pause, &mut wish).await.is_err() {
             return;
@@ -129,17 +133,34 @@ pub async fn replication(
 }
 
 /// A warning for people, empty when all is well.
-async fn keep(settings: &SidecarSettings, roles: &mut RoleKeeper, wanted: &ReplicationWish) -> Result<String, String> {
+async fn keep(
+    settings: &SidecarSettings,
+    roles: &mut RoleKeeper,
+    wanted: &ReplicationWish,
+) -> Result<String, String> {
     let text = |e: crate::postgres::PgError| e.to_string();
-    let mut session = Session::open(&settings.server, &settings.superuser, SQL_BUDGET, SQL_BUDGET).await.map_err(text)?;
+    let mut session = Session::open(&settings.server, &settings.superuser, SQL_BUDGET, SQL_BUDGET)
+        .await
+        .map_err(text)?;
     // Slots first: standbys wait for them after a promotion.
-    leader::ensure_slots(&mut session, &settings.core.me, &wanted.standbys, SQL_BUDGET).await.map_err(text)?;
+    leader::ensure_slots(&mut session, &settings.core.me, &wanted.standbys, SQL_BUDGET)
+        .await
+        .map_err(text)?;
     let change = roles
-        .ensure(&mut session, &settings.replication_user, &settings.replication_password, SQL_BUDGET)
+        .ensure(
+            &mut session,
+            &settings.replication_user,
+            &settings.replication_password,
+            SQL_BUDGET,
+        )
         .await
         .map_err(text)?;
     if change != crate::postgres::role::RoleChange::Unchanged {
-        tracing::info!(user = settings.replication_user, ?change, "kept the replication role as the Secret says");
+        tracing::info!(
+            user = settings.replication_user,
+            ?change,
+            "kept the replication role as the Secret says"
+        );
     }
     Ok(String::new())
 }
@@ -151,7 +172,8 @@ pub async fn answers(
     mut queue: mpsc::Receiver<(String, OrderState, String)>,
     inputs: mpsc::Sender<Input>,
 ) {
-    let api: kube::Api<k8s_openapi::api::coordination::v1::Lease> = kube::Api::namespaced(client, &settings.namespace);
+    let api: kube::Api<k8s_openapi::api::coordination::v1::Lease> =
+        kube::Api::namespaced(client, &settings.namespace);
     let mut last: Option<String> = None;
     while let Some((id, state, text)) = queue.recv().await {
         let Ok(id) = id.parse::<OrderId>() else { continue };
@@ -160,7 +182,12 @@ pub async fn answers(
             OrderState::Done => Answered::Done,
             OrderState::Refused => Answered::Refused,
         };
-        let answer = OrderResult { id: id.clone(), state, text }.render();
+        let answer = OrderResult {
+            id: id.clone(),
+            state,
+            text,
+        }
+        .render();
         if last.as_ref() == Some(&answer) {
             continue;
         }
@@ -168,7 +195,8 @@ pub async fn answers(
         for _ in 0..ANSWER_TRIES {
             let params = kube::api::PatchParams::default();
             let merge = kube::api::Patch::Merge(&patch);
-            let sent = tokio::time::timeout(ANSWER_TIMEOUT, api.patch(&settings.lease, &params, &merge)).await;
+            let sent =
+                tokio::time::timeout(ANSWER_TIMEOUT, api.patch(&settings.lease, &params, &merge)).await;
             match sent {
                 Ok(Ok(_)) => {
                     last = Some(answer);

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::core::action::ClaimEvidence;
-use crate::core::observe::{LeaseView, PersonOrder, PersonWish, RecordView, ReplicationRow, SeenLease, ServerView};
+use crate::core::observe::{
+    LeaseView, PersonOrder, PersonWish, RecordView, ReplicationRow, SeenLease, ServerView,
+};
 use crate::core::orders::{ORDER_ANNOTATION, ORDER_RESULT_ANNOTATION, OrderKind, OrderNote, OrderResult};
 use crate::core::probe::{Probe, Replication};
 use crate::core::types::Millis;
@@ -41,7 +43,10 @@ pub fn seen_lease(seen: &LeaseSeen, now: Millis, configured: Duration) -> SeenLe
 /// An order that has no final answer yet.
 fn person_order(seen: &LeaseSeen) -> Option<PersonOrder> {
     let note = OrderNote::parse(seen.annotations.get(ORDER_ANNOTATION)?).ok()?;
-    let answered = seen.annotations.get(ORDER_RESULT_ANNOTATION).and_then(|text| OrderResult::parse(text).ok());
+    let answered = seen
+        .annotations
+        .get(ORDER_RESULT_ANNOTATION)
+        .and_then(|text| OrderResult::parse(text).ok());
     if answered.is_some_and(|a| a.id == note.id && a.state.is_final()) {
         return None;
     }
@@ -54,7 +59,10 @@ fn person_order(seen: &LeaseSeen) -> Option<PersonOrder> {
         // Refused by `OrderNote::parse`.
         (OrderKind::Failover | OrderKind::Adopt, None) => return None,
     };
-    Some(PersonOrder { id: note.id.as_str().to_owned(), what })
+    Some(PersonOrder {
+        id: note.id.as_str().to_owned(),
+        what,
+    })
 }
 
 /// The local server as the core sees it.
@@ -64,7 +72,9 @@ pub fn server_view(probe: &Probe) -> ServerView {
         Probe::Down { .. } => ServerView::Down,
         Probe::Starting { .. } | Probe::ShuttingDown { .. } => ServerView::NotAccepting,
         Probe::Full { .. } => ServerView::Full,
-        Probe::AuthFailed { detail, advice, .. } => ServerView::LoginFailed { text: format!("{detail}; {advice}") },
+        Probe::AuthFailed { detail, advice, .. } => ServerView::LoginFailed {
+            text: format!("{detail}; {advice}"),
+        },
         Probe::Hung { .. } => ServerView::Hung,
         Probe::Broken { detail, .. } => ServerView::Broken { text: detail.clone() },
         Probe::Standby(view) => ServerView::Standby {
@@ -99,10 +109,18 @@ pub fn swap_kind(swap: &core::action::Swap) -> lease::SwapKind {
     match swap.kind {
         core::action::SwapKind::Renew => lease::SwapKind::Renew,
         core::action::SwapKind::Release => lease::SwapKind::Release,
-        core::action::SwapKind::Claim(ClaimEvidence::NeverHeld) => lease::SwapKind::Claim(lease::ClaimEvidence::NeverHeld),
-        core::action::SwapKind::Claim(ClaimEvidence::Released) => lease::SwapKind::Claim(lease::ClaimEvidence::Released),
-        core::action::SwapKind::Claim(ClaimEvidence::Expired) => lease::SwapKind::Claim(lease::ClaimEvidence::Expired),
-        core::action::SwapKind::Claim(ClaimEvidence::WriteBack) => lease::SwapKind::Repair { term: swap.term },
+        core::action::SwapKind::Claim(ClaimEvidence::NeverHeld) => {
+            lease::SwapKind::Claim(lease::ClaimEvidence::NeverHeld)
+        }
+        core::action::SwapKind::Claim(ClaimEvidence::Released) => {
+            lease::SwapKind::Claim(lease::ClaimEvidence::Released)
+        }
+        core::action::SwapKind::Claim(ClaimEvidence::Expired) => {
+            lease::SwapKind::Claim(lease::ClaimEvidence::Expired)
+        }
+        core::action::SwapKind::Claim(ClaimEvidence::WriteBack) => {
+            lease::SwapKind::Repair { term: swap.term }
+        }
     }
 }
 

@@ -31,7 +31,11 @@ pub async fn probe(
     loop {
         let asked_at = clock.now();
         let value = prober.probe_fresh(PROBE_BUDGET, Health::Write).await;
-        if inputs.send(Input::Probe(Box::new(Evidence { value, asked_at }))).await.is_err() {
+        if inputs
+            .send(Input::Probe(Box::new(Evidence { value, asked_at })))
+            .await
+            .is_err()
+        {
             return;
         }
         let pause = *every.borrow_and_update();
@@ -48,7 +52,12 @@ pub async fn probe(
 }
 
 /// Asks every member of the plan, each at most once at a time.
-pub async fn ask(asker: Asker, clock: LiveClock, mut plan: watch::Receiver<AskPlan>, inputs: mpsc::Sender<Input>) {
+pub async fn ask(
+    asker: Asker,
+    clock: LiveClock,
+    mut plan: watch::Receiver<AskPlan>,
+    inputs: mpsc::Sender<Input>,
+) {
     let mut asking: JoinSet<MemberName> = JoinSet::new();
     let mut under_way: BTreeMap<MemberName, ()> = BTreeMap::new();
     loop {
@@ -68,7 +77,10 @@ pub async fn ask(asker: Asker, clock: LiveClock, mut plan: watch::Receiver<AskPl
                     }
                     other => other,
                 };
-                let input = Input::Peer(member.clone(), Box::new(answer.map(|value| Evidence { value, asked_at })));
+                let input = Input::Peer(
+                    member.clone(),
+                    Box::new(answer.map(|value| Evidence { value, asked_at })),
+                );
                 send(&inputs, input).await;
                 member
             });

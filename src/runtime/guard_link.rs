@@ -10,7 +10,9 @@ use tokio::sync::mpsc;
 
 use super::brain::Input;
 use crate::core::record::Evidence;
-use crate::guard::protocol::{Answer, MAX_LINE, Order, PROTOCOL_VERSION, Request, SOCKET_NAME, Stamp, Status};
+use crate::guard::protocol::{
+    Answer, MAX_LINE, Order, PROTOCOL_VERSION, Request, SOCKET_NAME, Stamp, Status,
+};
 use crate::lease::{LiveClock, boottime};
 
 /// How long one watch waits for news: also the age that a status has at most.
@@ -31,14 +33,19 @@ impl GuardLink {
     /// The guard whose run directory this is.
     #[must_use]
     pub fn new(run_dir: &Path) -> Self {
-        Self { socket: run_dir.join(SOCKET_NAME), sequence: AtomicU64::new(0) }
+        Self {
+            socket: run_dir.join(SOCKET_NAME),
+            sequence: AtomicU64::new(0),
+        }
     }
 
     /// A sequence number above every earlier one, also of an earlier life of this process on the same kernel.
     pub fn next_sequence(&self) -> u64 {
         let now = boottime().0;
         let next = |last: u64| Some(now.max(last.saturating_add(1)));
-        self.sequence.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next).map_or(now, |last| now.max(last.saturating_add(1)))
+        self.sequence
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, next)
+            .map_or(now, |last| now.max(last.saturating_add(1)))
     }
 
     /// Sends one request and reads its answer within `budget`.
@@ -52,14 +59,20 @@ impl GuardLink {
         };
         match tokio::time::timeout(budget, asking).await {
             Ok(answer) => answer,
-            Err(_) => Err(format!("the guard did not answer within {} ms", budget.as_millis())),
+            Err(_) => Err(format!(
+                "the guard did not answer within {} ms",
+                budget.as_millis()
+            )),
         }
     }
 
     async fn connect(&self) -> Result<BufReader<UnixStream>, String> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|e| format!("the guard's socket {} cannot be reached: {e}", self.socket.display()))?;
+        let stream = UnixStream::connect(&self.socket).await.map_err(|e| {
+            format!(
+                "the guard's socket {} cannot be reached: {e}",
+                self.socket.display()
+            )
+        })?;
         Ok(BufReader::new(stream))
     }
 
@@ -84,15 +97,30 @@ impl GuardLink {
         loop {
             let asked_at = clock.now();
             let wait_ms = u64::try_from(WATCH_WAIT.as_millis()).unwrap_or(1_000);
-            let order = if revision == u64::MAX { Order::Status } else { Order::Watch { revision, wait_ms } };
+            let order = if revision == u64::MAX {
+                Order::Status
+            } else {
+                Order::Watch { revision, wait_ms }
+            };
             let answer = within(budget, exchange(&mut stream, order, None)).await?;
             let (Answer::Ok { status } | Answer::Failed { status, .. }) = answer else {
                 return Err(format!("the guard refused to tell its status: {answer:?}"));
             };
             // A watch that changed was answered at that moment; one that did not holds for the whole wait.
-            let asked_at = if status.revision == revision { asked_at } else { clock.now() };
+            let asked_at = if status.revision == revision {
+                asked_at
+            } else {
+                clock.now()
+            };
             revision = status.revision;
-            if inputs.send(Input::Guard(Box::new(Evidence { value: *status, asked_at }))).await.is_err() {
+            if inputs
+                .send(Input::Guard(Box::new(Evidence {
+                    value: *status,
+                    asked_at,
+                })))
+                .await
+                .is_err()
+            {
                 return Ok(());
             }
         }
@@ -102,19 +130,34 @@ impl GuardLink {
 async fn within<T>(budget: Duration, work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     match tokio::time::timeout(budget, work).await {
         Ok(done) => done,
-        Err(_) => Err(format!("the guard did not answer within {} ms", budget.as_millis())),
+        Err(_) => Err(format!(
+            "the guard did not answer within {} ms",
+            budget.as_millis()
+        )),
     }
 }
 
-async fn exchange(stream: &mut BufReader<UnixStream>, order: Order, stamp: Option<Stamp>) -> Result<Answer, String> {
-    let request = Request { version: PROTOCOL_VERSION, order, stamp };
+async fn exchange(
+    stream: &mut BufReader<UnixStream>,
+    order: Order,
+    stamp: Option<Stamp>,
+) -> Result<Answer, String> {
+    let request = Request {
+        version: PROTOCOL_VERSION,
+        order,
+        stamp,
+    };
     let mut line = serde_json::to_vec(&request).map_err(|e| e.to_string())?;
     line.push(b'\n');
     let broken = |e: std::io::Error| format!("the connection to the guard broke: {e}");
     stream.write_all(&line).await.map_err(broken)?;
     let mut answer = Vec::new();
     let limit = u64::try_from(MAX_LINE).unwrap_or(u64::MAX);
-    (&mut *stream).take(limit).read_until(b'\n', &mut answer).await.map_err(broken)?;
+    (&mut *stream)
+        .take(limit)
+        .read_until(b'\n', &mut answer)
+        .await
+        .map_err(broken)?;
     if answer.last() != Some(&b'\n') {
         return Err("the guard closed the connection without an answer".to_owned());
     }

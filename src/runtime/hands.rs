@@ -67,12 +67,22 @@ impl Hands {
             Action::Permit { term, deadline_boot } => self.permit(*term, *deadline_boot, &seen.guard),
             Action::Guard { term, order } => self.order(*term, order, &seen.guard),
             Action::Sql(job) => self.sql(job.clone(), sight),
-            Action::Effects { term, primary, members } => {
-                let wish = EffectsWish { term: *term, primary: primary.clone(), members: members.clone() };
+            Action::Effects {
+                term,
+                primary,
+                members,
+            } => {
+                let wish = EffectsWish {
+                    term: *term,
+                    primary: primary.clone(),
+                    members: members.clone(),
+                };
                 self.effects.send_if_modified(|old| set(old, Some(wish)));
             }
             Action::KeepReplication { standbys } => {
-                let wish = ReplicationWish { standbys: standbys.clone() };
+                let wish = ReplicationWish {
+                    standbys: standbys.clone(),
+                };
                 self.replication.send_if_modified(|old| set(old, Some(wish)));
             }
             Action::AnswerOrder { id, state, text } => {
@@ -91,9 +101,22 @@ impl Hands {
     fn swap(&self, swap: &Swap, view: &lease::LeaseView) {
         let ended = |result, sent_boot, sent_at| {
             let kind = swap.kind;
-            Input::Ended(Lane::Swap, Box::new(Outcome::Swap { kind, sent_boot, sent_at, result }))
+            Input::Ended(
+                Lane::Swap,
+                Box::new(Outcome::Swap {
+                    kind,
+                    sent_boot,
+                    sent_at,
+                    result,
+                }),
+            )
         };
-        let Some(based_on) = view.state.seen().filter(|l| l.resource_version == swap.based_on).cloned() else {
+        let Some(based_on) = view
+            .state
+            .seen()
+            .filter(|l| l.resource_version == swap.based_on)
+            .cloned()
+        else {
             self.feed(ended(SwapResult::Lost, boottime(), self.clock.now()));
             return;
         };
@@ -107,12 +130,21 @@ impl Hands {
             annotations,
             timeout: SWAP_TIMEOUT,
         };
-        let (baton, inputs, clock, kind) = (self.baton.clone(), self.inputs.clone(), self.clock.clone(), swap.kind);
+        let (baton, inputs, clock, kind) = (
+            self.baton.clone(),
+            self.inputs.clone(),
+            self.clock.clone(),
+            swap.kind,
+        );
         let configured = Duration::from_millis(self.settings.core.lease_duration.0);
         tokio::spawn(async move {
             let (boot, live) = (boottime(), clock.now());
             let (sent_boot, sent_at, result) = match baton.swap(order).await {
-                SwapOutcome::Done { lease, sent_boot, sent_live } => {
+                SwapOutcome::Done {
+                    lease,
+                    sent_boot,
+                    sent_live,
+                } => {
                     let seen = convert::seen_lease(&lease, clock.now(), configured);
                     (sent_boot, sent_live, SwapResult::Done(Box::new(seen)))
                 }
@@ -120,7 +152,12 @@ impl Hands {
                 SwapOutcome::Refused { message, .. } => (boot, live, SwapResult::Refused(message)),
                 SwapOutcome::Unknown { reason } => (boot, live, SwapResult::Unknown(reason)),
             };
-            let outcome = Outcome::Swap { kind, sent_boot, sent_at, result };
+            let outcome = Outcome::Swap {
+                kind,
+                sent_boot,
+                sent_at,
+                result,
+            };
             send(&inputs, Input::Ended(Lane::Swap, Box::new(outcome))).await;
         });
     }
@@ -130,7 +167,9 @@ impl Hands {
         let stamp = stamp(term, self.guard.next_sequence(), &status.value);
         let link = self.guard.clone();
         tokio::spawn(async move {
-            let order = Order::Permit { deadline_boot_ms: deadline_boot.0 };
+            let order = Order::Permit {
+                deadline_boot_ms: deadline_boot.0,
+            };
             // The next renewal asks again; the guard enforces what it has.
             match link.ask(order, Some(stamp), PERMIT_TIMEOUT).await {
                 Ok(Answer::Ok { .. }) => {}
@@ -142,7 +181,10 @@ impl Hands {
 
     fn order(&mut self, term: Term, order: &GuardOrder, guard: &GuardView) {
         let GuardView::Heard(status) = guard else {
-            self.feed(guard_ended(order.clone(), Some("the guard is out of sight".to_owned())));
+            self.feed(guard_ended(
+                order.clone(),
+                Some("the guard is out of sight".to_owned()),
+            ));
             return;
         };
         let sequence = self.guard.next_sequence();
@@ -160,10 +202,21 @@ impl Hands {
 
     /// An operation that ended badly is the failure of the order that began it.
     pub fn note_operation(&mut self, sight: &mut Sight, status: &Status) {
-        let Some((sequence, order)) = &self.operation else { return };
-        let Some(end) = status.last_operation.as_ref().filter(|end| end.sequence == *sequence) else { return };
+        let Some((sequence, order)) = &self.operation else {
+            return;
+        };
+        let Some(end) = status
+            .last_operation
+            .as_ref()
+            .filter(|end| end.sequence == *sequence)
+        else {
+            return;
+        };
         if let Some(error) = &end.error {
-            let outcome = Outcome::Guard { order: order.clone(), error: Some(error.clone()) };
+            let outcome = Outcome::Guard {
+                order: order.clone(),
+                error: Some(error.clone()),
+            };
             sight.note_outcome(outcome);
         }
         self.operation = None;
@@ -177,7 +230,11 @@ impl Hands {
         let (settings, inputs) = (self.settings.clone(), self.inputs.clone());
         tokio::spawn(async move {
             let error = run_sql(&settings, &job, walsenders).await.err();
-            send(&inputs, Input::Ended(Lane::Sql, Box::new(Outcome::Sql { job, error }))).await;
+            send(
+                &inputs,
+                Input::Ended(Lane::Sql, Box::new(Outcome::Sql { job, error })),
+            )
+            .await;
         });
     }
 
@@ -201,13 +258,23 @@ async fn run_sql(
         SqlJob::EndWalsenders { .. } => END_TIMEOUT,
     };
     let text = |e: crate::postgres::PgError| e.to_string();
-    let mut session = Session::open(&settings.server, &settings.superuser, budget, END_TIMEOUT).await.map_err(text)?;
+    let mut session = Session::open(&settings.server, &settings.superuser, budget, END_TIMEOUT)
+        .await
+        .map_err(text)?;
     match job {
-        SqlJob::Checkpoint => crate::postgres::leader::checkpoint(&mut session, budget).await.map_err(text),
+        SqlJob::Checkpoint => crate::postgres::leader::checkpoint(&mut session, budget)
+            .await
+            .map_err(text),
         SqlJob::EndWalsenders { pids } => {
             let those = walsenders.into_iter().filter(|w| pids.contains(&w.pid)).collect();
-            let left = crate::postgres::leader::terminate_walsenders(&mut session, &those, budget).await.map_err(text)?;
-            if left.is_empty() { Ok(()) } else { Err(format!("{} walsenders did not end", left.len())) }
+            let left = crate::postgres::leader::terminate_walsenders(&mut session, &those, budget)
+                .await
+                .map_err(text)?;
+            if left.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("{} walsenders did not end", left.len()))
+            }
         }
     }
 }
@@ -222,4 +289,3 @@ fn set<T: PartialEq>(old: &mut T, new: T) -> bool {
     *old = new;
     changed
 }
-

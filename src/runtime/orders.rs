@@ -38,15 +38,43 @@ impl Secrets {
         }
     }
 
-    fn replication(&self, host: &MemberName, at: &Address, application_name: String) -> Result<Upstream, String> {
+    fn replication(
+        &self,
+        host: &MemberName,
+        at: &Address,
+        application_name: String,
+    ) -> Result<Upstream, String> {
         let (user, password) = (self.replication_user.clone(), self.replication_password.clone());
-        Ok(Upstream { host: host.clone(), hostaddr: ip(at)?, port: at.postgres_port, user, password, application_name })
+        Ok(Upstream {
+            host: host.clone(),
+            hostaddr: ip(at)?,
+            port: at.postgres_port,
+            user,
+            password,
+            application_name,
+        })
     }
 
-    fn superuser(&self, host: &MemberName, at: &Address, application_name: String) -> Result<Upstream, String> {
+    fn superuser(
+        &self,
+        host: &MemberName,
+        at: &Address,
+        application_name: String,
+    ) -> Result<Upstream, String> {
         let user = self.superuser.user.clone();
-        let password = self.superuser.password.clone().unwrap_or_else(|| Secret(String::new()));
-        Ok(Upstream { host: host.clone(), hostaddr: ip(at)?, port: at.postgres_port, user, password, application_name })
+        let password = self
+            .superuser
+            .password
+            .clone()
+            .unwrap_or_else(|| Secret(String::new()));
+        Ok(Upstream {
+            host: host.clone(),
+            hostaddr: ip(at)?,
+            port: at.postgres_port,
+            user,
+            password,
+            application_name,
+        })
     }
 }
 
@@ -57,7 +85,10 @@ fn ip(address: &Address) -> Result<IpAddr, String> {
 /// True for orders that are accepted at once and run on.
 #[must_use]
 pub fn is_operation(order: &GuardOrder) -> bool {
-    matches!(order, GuardOrder::Clone { .. } | GuardOrder::Rewind { .. } | GuardOrder::Initialise)
+    matches!(
+        order,
+        GuardOrder::Clone { .. } | GuardOrder::Rewind { .. } | GuardOrder::Initialise
+    )
 }
 
 /// How long the guard may take to answer.
@@ -86,7 +117,12 @@ pub async fn give(
         Answer::Ok { status } => {
             // The status comes before the outcome, so that the next decision sees both.
             let asked_at = crate::core::types::Millis(0);
-            let _ = inputs.send(Input::Told(Box::new(crate::core::record::Evidence { value: *status, asked_at }))).await;
+            let _ = inputs
+                .send(Input::Told(Box::new(crate::core::record::Evidence {
+                    value: *status,
+                    asked_at,
+                })))
+                .await;
             Ok(())
         }
         Answer::Refused { reason, cause, .. } => Err(format!("refused ({cause:?}): {reason}")),
@@ -97,19 +133,39 @@ pub async fn give(
 async fn complete(order: &GuardOrder, secrets: &Secrets) -> Result<Order, String> {
     Ok(match order.clone() {
         GuardOrder::Initialise => Order::Initialise,
-        GuardOrder::StartPrimary { names } => Order::StartPrimary { synchronous_standby_names: names },
-        GuardOrder::Follow { upstream, address, standby_name, slot, names } => Order::Follow {
+        GuardOrder::StartPrimary { names } => Order::StartPrimary {
+            synchronous_standby_names: names,
+        },
+        GuardOrder::Follow {
+            upstream,
+            address,
+            standby_name,
+            slot,
+            names,
+        } => Order::Follow {
             upstream: secrets.replication(&upstream, &address, standby_name)?,
             slot,
             synchronous_standby_names: names,
         },
-        GuardOrder::StandAlone { names } => Order::StandAlone { synchronous_standby_names: names },
+        GuardOrder::StandAlone { names } => Order::StandAlone {
+            synchronous_standby_names: names,
+        },
         GuardOrder::Pledge { hint } => Order::Pledge { hint },
-        GuardOrder::SetNames { names } => Order::SetNames { synchronous_standby_names: names },
+        GuardOrder::SetNames { names } => Order::SetNames {
+            synchronous_standby_names: names,
+        },
         GuardOrder::Promote { timeline } => Order::Promote { timeline },
-        GuardOrder::Stop { fast, hint } => Order::Stop { fast_ms: fast.0, hint },
+        GuardOrder::Stop { fast, hint } => Order::Stop {
+            fast_ms: fast.0,
+            hint,
+        },
         GuardOrder::NoteTerm => Order::NoteTerm,
-        GuardOrder::Clone { upstream, address, system_identifier, timeline } => {
+        GuardOrder::Clone {
+            upstream,
+            address,
+            system_identifier,
+            timeline,
+        } => {
             let bytes = look_at_source(&address, secrets, false).await.map(|s| s.bytes);
             if let Err(why) = &bytes {
                 tracing::warn!(why, "the size of the source is not known: no progress in percent");
@@ -123,28 +179,51 @@ async fn complete(order: &GuardOrder, secrets: &Secrets) -> Result<Order, String
                 replace: false,
             }
         }
-        GuardOrder::Rewind { upstream, address, timeline } => {
+        GuardOrder::Rewind {
+            upstream,
+            address,
+            timeline,
+        } => {
             // Without it pg_rewind may see the source's old timeline and do nothing (mechanics: promotion and pg_control).
             let source = look_at_source(&address, secrets, true).await?;
             if !source.rewindable {
-                return Err("the source has neither data checksums nor wal_log_hints: pg_rewind cannot be used".to_owned());
+                return Err(
+                    "the source has neither data checksums nor wal_log_hints: pg_rewind cannot be used"
+                        .to_owned(),
+                );
             }
             let name = format!("pgbaton_rewind_{}", secrets.me.slot());
-            Order::Rewind { upstream: secrets.superuser(&upstream, &address, name)?, timeline }
+            Order::Rewind {
+                upstream: secrets.superuser(&upstream, &address, name)?,
+                timeline,
+            }
         }
     })
 }
 
-async fn look_at_source(address: &Address, secrets: &Secrets, checkpoint: bool) -> Result<source::Source, String> {
-    let at = ServerAt { host: address.ip.clone(), port: address.postgres_port };
+async fn look_at_source(
+    address: &Address,
+    secrets: &Secrets,
+    checkpoint: bool,
+) -> Result<source::Source, String> {
+    let at = ServerAt {
+        host: address.ip.clone(),
+        port: address.postgres_port,
+    };
     let text = |e: crate::postgres::PgError| e.to_string();
-    let mut session = Session::open(&at, &secrets.superuser, SOURCE_CHECKPOINT, SOURCE_TIMEOUT).await.map_err(text)?;
-    let found = source::read_source(&mut session, SOURCE_TIMEOUT).await.map_err(text)?;
+    let mut session = Session::open(&at, &secrets.superuser, SOURCE_CHECKPOINT, SOURCE_TIMEOUT)
+        .await
+        .map_err(text)?;
+    let found = source::read_source(&mut session, SOURCE_TIMEOUT)
+        .await
+        .map_err(text)?;
     if found.in_recovery {
         return Err(format!("{at} is in recovery: not the primary any more"));
     }
     if checkpoint {
-        leader::checkpoint(&mut session, SOURCE_CHECKPOINT).await.map_err(text)?;
+        leader::checkpoint(&mut session, SOURCE_CHECKPOINT)
+            .await
+            .map_err(text)?;
     }
     Ok(found)
 }

@@ -292,3 +292,16 @@ impl<'a> Mind<'a> {
         Ok(record)
     }
 }
+
+/// Who would succeed the primary now: for people, and for the primary itself.
+///
+/// # Errors
+/// Why nobody would.
+pub fn successor(
+    settings: &Settings,
+    state: &State,
+    seen: &Observation,
+    record: &Record,
+) -> Result<MemberName, String> {
+    Mind::new(settings, state, seen).successor(record, None)
+}

@@ -1,0 +1,260 @@
+//! The sidecar at work: adapters around the pure core, one loop between them (DESIGN.md section 10).
+
+pub mod brain;
+mod chores;
+mod convert;
+mod eyes;
+mod guard_link;
+mod hands;
+mod orders;
+mod page;
+pub mod settings;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use hyper::body::Bytes;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc, watch};
+
+use self::brain::{AskPlan, Brain, INPUTS_MAX, Input, Steering};
+use self::guard_link::GuardLink;
+use self::hands::Hands;
+use self::page::Shown;
+use self::settings::SidecarSettings;
+use crate::core::observe::PeerReport;
+use crate::http::health::Pulse;
+use crate::http::metrics::Metrics;
+use crate::http::server::{PeerHandler, Served, serve};
+use crate::lease::{ApiServer, HolderId, LeaseSettings, LiveClock, WatchTimes};
+use crate::peers::{Answer, Asker, Key, MAC_HEADER, PEERS_VERSION};
+use crate::postgres::Prober;
+
+/// Answers to people that may wait to be written.
+const ANSWERS_MAX: usize = 8;
+
+/// Runs the sidecar until it is told to end.
+///
+/// # Errors
+/// When it cannot start: no API server configuration, the address is taken. Nothing was changed then.
+pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
+    let settings = Arc::new(settings);
+    let listener = TcpListener::bind(settings.listen).await.with_context(|| {
+        format!(
+            "cannot listen on {} (--listen): is another sidecar running here?",
+            settings.listen
+        )
+    })?;
+    let clock = LiveClock::system();
+    let api = settings
+        .kubeconfig
+        .clone()
+        .map_or(ApiServer::InCluster, ApiServer::Kubeconfig);
+    let me = HolderId::new(settings.core.me.clone(), &settings.pod_uid)
+        .context("the pod's UID (POD_UID) cannot be used")?;
+    let (baton, watcher, lease) = crate::lease::open(LeaseSettings {
+        client: crate::lease::connect(&api).await?,
+        namespace: settings.namespace.clone(),
+        name: settings.lease.clone(),
+        me,
+        duration: Duration::from_millis(settings.core.lease_duration.0),
+        clock: clock.clone(),
+        times: WatchTimes::default(),
+    })?;
+    let client = crate::lease::connect(&api).await?;
+    let (inputs, queue) = mpsc::channel(INPUTS_MAX);
+    let (metrics, registry) = Metrics::new();
+    let pulse = Pulse::start();
+    let (page, status) = watch::channel(Arc::new(page::first_page(&settings)));
+    let (report, report_seen) = watch::channel(String::new());
+    let (peer_report, told) = watch::channel(Arc::new(first_report(&settings)));
+    let (probe_every, probe_pace) = watch::channel(Duration::from_millis(200));
+    let (ask, ask_plan) = watch::channel(AskPlan {
+        every: Duration::from_millis(500),
+        ..AskPlan::default()
+    });
+    let (effects, effects_wish) = watch::channel(None);
+    let (replication, replication_wish) = watch::channel(None);
+    let (answers, answers_queue) = mpsc::channel(ANSWERS_MAX);
+    let probe_now = Arc::new(Notify::new());
+    let guard = Arc::new(GuardLink::new(&settings.run_dir));
+    let key = Key::derive(&settings.replication_password);
+    let cluster = format!("{}/{}", settings.namespace, settings.lease);
+
+    // Every task below is bounded by this process; the loop's end ends all of them.
+    let mut tasks = tokio::task::JoinSet::new();
+    let asker = Asker::new(
+        key.clone(),
+        settings.core.me.clone(),
+        settings.core.address.clone(),
+        cluster.clone(),
+    );
+    let prober = Prober::new(settings.server.clone(), settings.superuser.clone());
+    let peer = peer_handler(key, cluster, told, inputs.clone());
+    let served = Served {
+        status,
+        pulse: pulse.clone(),
+        registry: Arc::new(registry),
+        peer,
+    };
+    tasks.spawn(tick(clock.clone()));
+    tasks.spawn(watch_lease(watcher));
+    tasks.spawn(watch_guard(guard.clone(), clock.clone(), inputs.clone()));
+    tasks.spawn(eyes::probe(
+        prober,
+        clock.clone(),
+        probe_pace,
+        probe_now.clone(),
+        inputs.clone(),
+    ));
+    tasks.spawn(eyes::ask(asker, clock.clone(), ask_plan, inputs.clone()));
+    tasks.spawn(chores::effects(
+        settings.clone(),
+        client.clone(),
+        effects_wish,
+        inputs.clone(),
+    ));
+    tasks.spawn(chores::replication(
+        settings.clone(),
+        replication_wish,
+        inputs.clone(),
+    ));
+    tasks.spawn(chores::answers(
+        client,
+        settings.clone(),
+        answers_queue,
+        inputs.clone(),
+    ));
+    tasks.spawn(serve(listener, served, std::future::pending()));
+    tasks.spawn(until_told(inputs.clone()));
+
+    let hands = Hands {
+        settings: settings.clone(),
+        clock: clock.clone(),
+        baton: Arc::new(baton),
+        guard,
+        inputs,
+        effects,
+        replication,
+        answers,
+        report: report_seen,
+        operation: None,
+    };
+    let brain = Brain {
+        settings,
+        clock,
+        lease,
+        inputs: queue,
+        hands,
+        steering: Steering {
+            probe_every,
+            probe_now,
+            ask,
+            report: peer_report,
+        },
+        shown: Shown {
+            page,
+            report,
+            metrics,
+            pulse,
+            last: None,
+        },
+    };
+    let brain = brain.run();
+    tokio::pin!(brain);
+    tokio::select! {
+        () = &mut brain => Ok(()),
+        // A task that ends by itself has failed: better a restarted sidecar than one that is blind in one eye.
+        ended = tasks.join_next() => anyhow::bail!("a part of the sidecar ended by itself ({ended:?}): ending, to be restarted"),
+    }
+}
+
+async fn tick(clock: LiveClock) {
+    match clock.tick().await {}
+}
+
+async fn watch_lease(watcher: crate::lease::LeaseWatcher) {
+    match watcher.run().await {}
+}
+
+async fn watch_guard(guard: Arc<GuardLink>, clock: LiveClock, inputs: mpsc::Sender<Input>) {
+    guard.watch(clock, inputs).await;
+}
+
+/// Passes on the signals by which a container is told to end.
+async fn until_told(inputs: mpsc::Sender<Input>) {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!(
+            "signals cannot be caught: the sidecar ends without finishing a handover when told to end"
+        );
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        hands::send(&inputs, Input::Terminate).await;
+    }
+}
+
+fn first_report(settings: &SidecarSettings) -> PeerReport {
+    PeerReport {
+        member: settings.core.me.clone(),
+        pod_uid: settings.pod_uid.clone(),
+        address: settings.core.address.clone(),
+        guard: None,
+        server: None,
+        terminating: false,
+    }
+}
+
+/// Answers peers: an authentic question for this cluster gets the newest report; everything else is refused.
+fn peer_handler(
+    key: Key,
+    cluster: String,
+    report: watch::Receiver<Arc<PeerReport>>,
+    inputs: mpsc::Sender<Input>,
+) -> PeerHandler {
+    Arc::new(move |body: Bytes, headers: HeaderMap| {
+        let (key, cluster, inputs) = (key.clone(), cluster.clone(), inputs.clone());
+        let report = report.borrow().clone();
+        Box::pin(async move {
+            let mac = headers
+                .get(MAC_HEADER)
+                .and_then(|v| v.to_str().ok())
+                .unwrap_or_default();
+            let question = match key.read_question(&cluster, mac, &body) {
+                Ok(question) => question,
+                Err(error) => {
+                    return (
+                        StatusCode::FORBIDDEN,
+                        HeaderMap::new(),
+                        Bytes::from(error.to_string()),
+                    );
+                }
+            };
+            if settings::checked_ip(&question.address.ip).is_ok() {
+                // The loop is busy when its queue is full: the peer asks again.
+                let _ = inputs.try_send(Input::Asked(question.member, question.address, question.leads));
+            }
+            let answer = Answer {
+                version: PEERS_VERSION,
+                cluster,
+                report: (*report).clone(),
+            };
+            let Ok(body) = serde_json::to_vec(&answer) else {
+                return (StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new());
+            };
+            let mut headers = HeaderMap::new();
+            if let Ok(mac) = HeaderValue::from_str(&key.sign_answer(&question.nonce, &body)) {
+                headers.insert(MAC_HEADER, mac);
+            }
+            (StatusCode::OK, headers, Bytes::from(body))
+        })
+    })
+}
