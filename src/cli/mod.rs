@@ -58,7 +58,7 @@ pub enum Command {
     /// Run PostgreSQL under a permit (main process of the postgres container)
     Guard(guard::Args),
     /// Observe, decide and act for one member (container beside PostgreSQL)
-    Sidecar(sidecar::Args),
+    Sidecar(Box<sidecar::Args>),
     /// Show the cluster, and whether it could fail over now
     Status(status::StatusArgs),
     /// Hand the primary role over on purpose, losing nothing
@@ -141,7 +141,7 @@ pub fn main() -> ExitCode {
     };
     match cli.command {
         Command::Guard(args) => guard::run(args),
-        Command::Sidecar(args) => sidecar::run(args),
+        Command::Sidecar(args) => sidecar::run(*args),
         person => match for_person(person) {
             Ok(end) => end.into(),
             Err(error) => {

@@ -61,7 +61,12 @@ impl Mind<'_> {
             return (Phase::Initialising, Why::Initialising);
         }
         if guard.data != DataState::Complete {
-            self.order(lease.term, GuardOrder::Initialise);
+            self.wake_in(super::Millis(50));
+            if self.permitted(guard, lease.term) {
+                self.order(lease.term, GuardOrder::Initialise);
+            } else if self.state.basis.is_none() {
+                self.swap(lease, SwapKind::Renew, record.clone());
+            }
             return (Phase::Initialising, Why::Initialising);
         }
         if let Some(me) = self.my_data(guard)

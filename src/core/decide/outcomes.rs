@@ -3,6 +3,7 @@
 use super::Mind;
 use crate::core::action::{GuardOrder, SqlJob, SwapKind};
 use crate::core::observe::{GuardView, LeaseView, Outcome, RecordView, SeenLease, ServerView, SwapResult};
+use crate::core::record::Step;
 use crate::core::state::PermitBasis;
 use crate::core::types::Millis;
 use crate::core::why::RejoinWay;
@@ -59,8 +60,16 @@ impl Mind<'_> {
         let RecordView::Good(record) = &lease.record else {
             return false;
         };
-        self.i_hold(lease)
-            && record.term == lease.term
+        if !self.i_hold(lease) {
+            return false;
+        }
+        // initdb's temporary server writes too: under the permit of whoever is written down to initialise.
+        let initialises =
+            matches!(&record.step, Some(Step::Initialising { by }) if *by == self.settings.holder);
+        if record.is_never_initialised() && initialises {
+            return true;
+        }
+        record.term == lease.term
             && record.released.is_none()
             && self
                 .my_data(&guard.value)

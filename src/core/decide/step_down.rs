@@ -232,6 +232,19 @@ impl Mind<'_> {
         if !leads {
             return silent;
         }
+        if last.stopping && matches!(last.server, Server::Down { .. }) && last.permit.is_none() {
+            // It told that its server is at rest, and ended with its container.
+            self.drop_basis();
+            let released = self.given_up(lease, record, last);
+            self.swap(lease, SwapKind::Release, released);
+            return (
+                Phase::Starting,
+                Why::HandingOver {
+                    to: None,
+                    reason: StepDown::PodEnds,
+                },
+            );
+        }
         // In asynchronous durability the server might still acknowledge: only expiry is safe there.
         let may_release = record.durability == Durability::Sync && !record.paused && for_ms >= GUARD_LOST.0;
         let successor = if may_release {

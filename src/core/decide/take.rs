@@ -35,11 +35,11 @@ impl Mind<'_> {
         };
         let Some(mine) = self.my_data(guard) else {
             // The data went away under a Lease that this pod holds: nothing to lead with.
-            return self.give_back(lease, record, NoProof::CandidateNotPledged);
+            return self.give_back(lease, record, &NoProof::CandidateNotPledged);
         };
         if guard.stopping {
             self.stop_when_pod_ends(guard);
-            return self.give_back(lease, record, NoProof::CandidateNotPledged);
+            return self.give_back(lease, record, &NoProof::CandidateNotPledged);
         }
         self.renew_when_due(lease, record.clone());
         if guard
@@ -55,9 +55,9 @@ impl Mind<'_> {
             Ok(proof) if waited < WAIT_FOR_OTHERS && self.others_are_coming(record, &mine, &pledges) => {
                 (Phase::Taking, Why::Installing { proof })
             }
-            Ok(proof) => self.install(lease, record, guard, proof),
+            Ok(proof) => self.install(lease, record, guard, &proof),
             Err(NoProof::Behind { ahead }) => self.give_to(lease, record, &ahead.member),
-            Err(missing) if waited >= self.settings.pledge_timeout => self.give_back(lease, record, missing),
+            Err(missing) if waited >= self.settings.pledge_timeout => self.give_back(lease, record, &missing),
             Err(missing) => (
                 Phase::Taking,
                 Why::CollectingPledges {
@@ -130,7 +130,7 @@ impl Mind<'_> {
     }
 
     /// Proof is there: names first, then the swap that is the point of no return (invariants 6, 8).
-    fn install(&mut self, lease: &SeenLease, record: &Record, guard: &Status, proof: Proof) -> Chosen {
+    fn install(&mut self, lease: &SeenLease, record: &Record, guard: &Status, proof: &Proof) -> Chosen {
         let why = Why::Installing { proof: proof.clone() };
         let Some(own) = guard.pledge.as_ref().and_then(|p| p.position) else {
             return (Phase::Taking, why);
@@ -150,7 +150,7 @@ impl Mind<'_> {
             self.order(lease.term, GuardOrder::SetNames { names });
             return (Phase::Taking, why);
         }
-        let next = self.installed(lease, record, guard, own, set, &proof);
+        let next = self.installed(lease, record, guard, own, set, proof);
         self.swap(lease, SwapKind::Renew, next);
         (Phase::Taking, why)
     }
@@ -257,13 +257,18 @@ impl Mind<'_> {
     }
 
     /// No proof: releases the Lease to the recorded primary.
-    fn give_back(&mut self, lease: &SeenLease, record: &Record, missing: NoProof) -> Chosen {
+    fn give_back(&mut self, lease: &SeenLease, record: &Record, missing: &NoProof) -> Chosen {
         self.state.claim_not_before = self.now().plus(AFTER_NO_PROOF);
         if let Some(primary) = &record.primary {
             let to = primary.member.clone();
             self.release_to(lease, record, &to, "the taker had no proof");
         }
-        (Phase::HandingOver, Why::NoProofInTime { missing })
+        (
+            Phase::HandingOver,
+            Why::NoProofInTime {
+                missing: missing.clone(),
+            },
+        )
     }
 
     fn release_to(&mut self, lease: &SeenLease, record: &Record, to: &MemberName, why: &str) {
