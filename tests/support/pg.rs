@@ -189,6 +189,13 @@ impl Server {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
+    /// The postmaster's process.
+    pub fn postmaster(&self) -> i32 {
+        self.postmaster
+            .as_ref()
+            .map_or(0, |child| child.id().cast_signed())
+    }
+
     pub fn signal(&self, signal: Signal) {
         if let Some(child) = &self.postmaster {
             kill(pid(child.id().cast_signed()), signal).expect("signals");
