@@ -1,8 +1,9 @@
 //! Looks at a server: on a connection made for the look (tries the postmaster), or on one kept open (cheap).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use tokio_postgres::SimpleQueryRow;
 
 use super::session::{Behaviour, Credentials, ServerAt, Session, ask_once};
 use super::sql::column;
@@ -54,14 +55,12 @@ impl Prober {
             statement_timeout: budget,
             local_commit: false,
         };
-        let ask = || {
-            ask_once(
-                &self.server,
-                &self.credentials,
-                behaviour,
-                look_sql(health),
-                budget,
-            )
+        let started = Instant::now();
+        let ask = async || {
+            let left = budget.saturating_sub(started.elapsed());
+            let rows = ask_once(&self.server, &self.credentials, behaviour, look_sql(health), left).await?;
+            let look = rows.iter().find_map(|row| column(row, "look")).map(str::to_owned);
+            Ok((look, wrote(&rows).then_some(Written::InLook)))
         };
         let mut answer = ask().await;
         if is_promotion_race(&answer) {
@@ -70,7 +69,7 @@ impl Prober {
         judge(answer, true)
     }
 
-    /// Asks on the kept connection, connecting first when there is none, within `budget`. About a tenth of a fresh look's
+    /// Asks on the kept connection, connecting first when there is none, within `budget`. A fraction of a fresh look's
     /// cost, and blind to a hung postmaster. After a failure the next call connects anew.
     pub async fn probe_kept(&mut self, budget: Duration, health: Health) -> Probe {
         // A statement may outlive this call's budget on the server by no more than this.
@@ -83,9 +82,9 @@ impl Prober {
                 Some(session) if session.usable() => session,
                 _ => Session::open_as(&self.server, &self.credentials, behaviour, budget).await?,
             };
-            let mut answer = session.rows(look_sql(health), budget).await;
+            let mut answer = look_kept(&mut session, health, budget).await;
             if is_promotion_race(&answer) {
-                answer = session.rows(look_sql(health), budget).await;
+                answer = look_kept(&mut session, health, budget).await;
             }
             if answer.is_ok() {
                 self.kept = Some(session);
@@ -116,15 +115,38 @@ fn is_promotion_race<T>(answer: &Result<T, Failure>) -> bool {
     matches!(answer, Err(Failure::Server { sqlstate, .. }) if sqlstate == "55000")
 }
 
-fn judge(answer: Result<Vec<tokio_postgres::SimpleQueryRow>, Failure>, fresh: bool) -> Probe {
+/// The JSON text of a look, and how long its write took if it did one.
+type Answer = (Option<String>, Option<Written>);
+
+enum Written {
+    /// Measured here.
+    Took(Duration),
+    /// Measured by the server, in the look itself.
+    InLook,
+}
+
+async fn look_kept(session: &mut Session, health: Health, budget: Duration) -> Result<Answer, Failure> {
+    let started = Instant::now();
+    let mut written = None;
+    if health == Health::Write {
+        let rows = session.rows(WRITE, budget).await?;
+        written = wrote(&rows).then(|| Written::Took(started.elapsed()));
+    }
+    let left = budget.saturating_sub(started.elapsed());
+    Ok((session.text(LOOK, left).await?, written))
+}
+
+fn wrote(rows: &[SimpleQueryRow]) -> bool {
+    rows.iter().any(|row| column(row, "written").is_some())
+}
+
+fn judge(answer: Result<Answer, Failure>, fresh: bool) -> Probe {
     match answer {
         Err(failure) => classify(failure),
-        Ok(rows) => match rows.iter().find_map(|row| column(row, "look")) {
-            None => broken("the server answered without a row".to_owned()),
-            Some(json) => match serde_json::from_str::<Look>(json) {
-                Ok(look) => look.view(fresh, rows.iter().any(|row| column(row, "written").is_some())),
-                Err(error) => broken(format!("the server's answer is not understood: {error}")),
-            },
+        Ok((None, _)) => broken("the server answered without a row".to_owned()),
+        Ok((Some(json), written)) => match serde_json::from_str::<Look>(&json) {
+            Ok(look) => look.view(fresh, written),
+            Err(error) => broken(format!("the server's answer is not understood: {error}")),
         },
     }
 }
@@ -267,8 +289,12 @@ impl Look {
             .collect()
     }
 
-    fn view(self, fresh: bool, written: bool) -> Probe {
+    fn view(self, fresh: bool, written: Option<Written>) -> Probe {
         let warnings = self.warnings();
+        let health_write_ms = written.map(|written| match written {
+            Written::Took(time) => u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+            Written::InLook => u64::try_from(self.write_us).unwrap_or(0) / 1000,
+        });
         let server = |timeline| ServerView {
             system_identifier: self.system_identifier,
             server_version_num: self.version,
@@ -301,8 +327,7 @@ impl Look {
                     replication: primary.replication,
                     slots: primary.slots,
                     archive: primary.archive,
-                    health_write_ms: written
-                        .then(|| u64::try_from(self.write_us).unwrap_or(0).div_ceil(1000)),
+                    health_write_ms,
                     read_only: primary.read_only,
                 }),
             },

@@ -68,17 +68,22 @@ impl RoleKeeper {
                 },
             )
         })?;
-        // A round trip of its own: whether a message is logged is decided before it runs.
+        // Round trips of their own: a message is logged by the settings before it, its duration by those after it.
         let quiet = "SET log_statement = 'none'; SET log_min_duration_statement = -1; \
-                     SET log_min_error_statement = 'panic'";
+                     SET log_min_duration_sample = -1; SET log_min_error_statement = 'panic'";
+        let usual = "RESET log_statement; RESET log_min_duration_statement; RESET log_min_duration_sample; \
+                     RESET log_min_error_statement";
         session.run(&doing, quiet, budget).await?;
         let order = format!(
-            "{verb} ROLE {} LOGIN REPLICATION PASSWORD {}; \
-             RESET log_statement; RESET log_min_duration_statement; RESET log_min_error_statement",
+            "{verb} ROLE {} LOGIN REPLICATION PASSWORD {}",
             identifier(user),
             literal(&verifier)
         );
-        session.run(&doing, &order, budget).await?;
+        let outcome = session.run(&doing, &order, budget).await;
+        if session.usable() {
+            session.run(&doing, usual, budget).await?;
+        }
+        outcome?;
         self.good = Some((user.to_owned(), password.clone(), Secret(verifier)));
         Ok(change)
     }

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::tls::NoTlsStream;
-use tokio_postgres::{Client, Config, Connection, NoTls, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::{Client, Config, Connection, NoTls, SimpleQueryMessage, SimpleQueryRow, Statement};
 
 use crate::core::probe::Failure;
 use crate::guard::protocol::Secret;
@@ -132,6 +132,7 @@ pub struct Session {
     server: ServerAt,
     client: Client,
     driver: Driver,
+    prepared: Option<Statement>,
     spoilt: bool,
 }
 
@@ -191,6 +192,7 @@ impl Session {
             server: server.clone(),
             client,
             driver: Driver(tokio::spawn(wire)),
+            prepared: None,
             spoilt: false,
         })
     }
@@ -205,13 +207,41 @@ impl Session {
     pub(super) async fn rows(&mut self, sql: &str, budget: Duration) -> Result<Vec<SimpleQueryRow>, Failure> {
         let started = Instant::now();
         if self.spoilt {
-            return Err(Failure::Other {
-                detail: "the connection was given up after a timeout".to_owned(),
-            });
+            return Err(given_up());
         }
         let answer = timeout(budget, self.client.simple_query(sql)).await;
+        self.settle(answer, started, budget).await.map(rows)
+    }
+
+    /// The first column of the first row of `sql`, a text; planned once in this session's life, so cheap when asked often. A session
+    /// takes one such question.
+    pub(super) async fn text(&mut self, sql: &str, budget: Duration) -> Result<Option<String>, Failure> {
+        let started = Instant::now();
+        if self.spoilt {
+            return Err(given_up());
+        }
+        if self.prepared.is_none() {
+            let answer = timeout(budget, self.client.prepare(sql)).await;
+            self.prepared = Some(self.settle(answer, started, budget).await?);
+        }
+        let Some(prepared) = &self.prepared else {
+            return Ok(None);
+        };
+        let left = budget.saturating_sub(started.elapsed());
+        let answer = timeout(left, self.client.query_opt(prepared, &[])).await;
+        let row = self.settle(answer, started, budget).await?;
+        row.map_or(Ok(None), |row| row.try_get(0).map_err(|e| of_postgres(&e)))
+    }
+
+    /// Judges an answer, and whether the session can be used again.
+    async fn settle<T>(
+        &mut self,
+        answer: Result<Result<T, tokio_postgres::Error>, tokio::time::error::Elapsed>,
+        started: Instant,
+        budget: Duration,
+    ) -> Result<T, Failure> {
         match answer {
-            Ok(Ok(messages)) => Ok(rows(messages)),
+            Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) if error.is_closed() => {
                 self.spoilt = true;
                 let left = budget
@@ -262,6 +292,12 @@ fn rows(messages: Vec<SimpleQueryMessage>) -> Vec<SimpleQueryRow> {
             _ => None,
         })
         .collect()
+}
+
+fn given_up() -> Failure {
+    Failure::Other {
+        detail: "the connection was given up after a timeout".to_owned(),
+    }
 }
 
 fn timed_out(started: Instant) -> Failure {
