@@ -82,7 +82,7 @@ async fn deleted_is_absent_and_never_created() {
     );
 
     // Applied again as shipped: "never initialised", in a new life of the object.
-    fake.put(lease(json!({}), &fresh_record()));
+    fake.put(lease(&json!({}), &fresh_record()));
     let again = member.newest(&fake).await;
     assert_ne!(again.uid, seen.uid);
     assert_eq!((again.holder.clone(), again.transitions), (None, Term(0)));
@@ -190,7 +190,7 @@ async fn of_another_cluster() {
         step: Some(pgbaton::core::record::Step::Initialising { by: "uid".to_owned() }),
         ..foreign
     };
-    let fake = Fake::with(lease(held_spec(&id(2).to_string(), 3, AGO), &foreign));
+    let fake = Fake::with(lease(&held_spec(&id(2).to_string(), 3, AGO), &foreign));
     let seen = Member::new(&fake, 1).newest(&fake).await;
     assert_eq!(
         seen.record.good().and_then(|r| r.system_identifier),

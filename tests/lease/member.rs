@@ -24,10 +24,10 @@ pub const SOON: Duration = Duration::from_secs(20);
 
 /// A Lease as deploy/ ships it: a record that says "never initialised", no spec.
 pub fn shipped() -> Value {
-    lease(json!({}), &fresh_record())
+    lease(&json!({}), &fresh_record())
 }
 
-pub fn lease(spec: Value, record: &Record) -> Value {
+pub fn lease(spec: &Value, record: &Record) -> Value {
     json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
         "metadata": {"name": "postgres", "namespace": "default",
             "annotations": {RECORD_ANNOTATION: record.render(), "example.com/other": "kept"}},
@@ -36,7 +36,7 @@ pub fn lease(spec: Value, record: &Record) -> Value {
 
 /// Held by `holder` in `term`, last renewed `age` ago by the wall clock.
 pub fn held(holder: &str, term: u64, age: Duration) -> Value {
-    lease(held_spec(holder, term, age), &fresh_record())
+    lease(&held_spec(holder, term, age), &fresh_record())
 }
 
 pub fn held_spec(holder: &str, term: u64, age: Duration) -> Value {
