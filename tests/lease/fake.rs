@@ -54,8 +54,8 @@ struct State {
     status: Option<u16>,
     /// Each read hangs.
     stuck: bool,
-    /// Watches tell nothing.
-    mute: bool,
+    /// Watches that are open and tell nothing more.
+    stalled: Vec<mpsc::UnboundedSender<Bytes>>,
     log: Vec<String>,
     bodies: Vec<Value>,
     watchers: Vec<mpsc::UnboundedSender<Bytes>>,
@@ -105,16 +105,22 @@ impl State {
         }
     }
 
+    fn parse(&self, version: &str) -> u64 {
+        if self.opaque {
+            u64::from_str_radix(version.trim_matches(['v', 'z']), 16).unwrap()
+        } else {
+            version.parse().unwrap()
+        }
+    }
+
     /// Gives the object a new version and tells the watchers.
     fn commit(&mut self, kind: &str, mut lease: Value) -> Value {
         self.version += 1;
         lease["metadata"]["resourceVersion"] = json!(self.print(self.version));
         let event = json!({"type": kind, "object": lease});
         self.events.push((self.version, event.clone()));
-        if !self.mute {
-            let line = Bytes::from(format!("{event}\n"));
-            self.watchers.retain(|w| w.send(line.clone()).is_ok());
-        }
+        let line = Bytes::from(format!("{event}\n"));
+        self.watchers.retain(|w| w.send(line.clone()).is_ok());
         lease
     }
 
@@ -235,7 +241,9 @@ impl Fake {
     }
 
     fn list(&self) -> Answer {
-        let state = self.0.lock().unwrap();
+        let mut state = self.0.lock().unwrap();
+        // The collection's version moves with every object of the cluster.
+        state.version += 1;
         let items: Vec<Value> = state.lease.iter().cloned().collect();
         let version = state.print(state.version);
         answer(
@@ -256,11 +264,8 @@ impl Fake {
             .find_map(|p| p.strip_prefix("resourceVersion="))
             .unwrap_or_default();
         let (tell, told) = mpsc::unbounded_channel();
-        let past = state
-            .events
-            .iter()
-            .skip_while(|(v, _)| state.print(*v) != from)
-            .skip(1);
+        let from = state.parse(from);
+        let past = state.events.iter().filter(|(version, _)| *version > from);
         for (_, event) in past {
             let _ = tell.send(Bytes::from(format!("{event}\n")));
         }
@@ -368,8 +373,20 @@ impl Fake {
         self.0.lock().unwrap().stuck = stuck;
     }
 
-    pub fn set_mute(&self, mute: bool) {
-        self.0.lock().unwrap().mute = mute;
+    /// The open watches tell nothing more; new ones do.
+    pub fn stall_watches(&self) {
+        let mut state = self.0.lock().unwrap();
+        let open = std::mem::take(&mut state.watchers);
+        state.stalled.extend(open);
+    }
+
+    /// The open watches are told that their version is too old, and end.
+    pub fn expire_watches(&self) {
+        let gone = json!({"type": "ERROR", "object": {"kind": "Status", "apiVersion": "v1", "metadata": {},
+            "status": "Failure", "message": "too old resource version", "reason": "Expired", "code": 410}});
+        for watcher in self.0.lock().unwrap().watchers.drain(..) {
+            watcher.send(Bytes::from(format!("{gone}\n"))).unwrap();
+        }
     }
 
     pub fn set_opaque(&self) {

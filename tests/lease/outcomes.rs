@@ -92,8 +92,10 @@ async fn a_timed_out_renewal_lands_after_a_takeover() {
     assert!(is_unknown(&outcome), "{outcome:?}");
     second.live(TTL);
     done(second.swap(&seen, SwapKind::Claim(ClaimEvidence::Expired)).await);
+    let taken = fake.lease();
     go.send(()).unwrap();
     has_landed.await.unwrap();
+    assert_eq!(fake.lease(), taken);
     assert_eq!((fake.holder(), fake.term()), (id(2).to_string(), 4));
 }
 
@@ -353,11 +355,23 @@ async fn a_swap_tells_the_view_at_once() {
     let fake = Fake::with(held(&id(1).to_string(), 3, AGO));
     let member = Member::new(&fake, 1);
     let seen = member.newest(&fake).await;
-    fake.set_mute(true);
+    fake.stall_watches();
     let lease = done(member.swap(&seen, SwapKind::Renew).await);
     let view = member.view.borrow().state.clone();
     let LeaseState::Present(known) = view else {
         panic!("{view:?}")
     };
     assert_eq!(known.resource_version, lease.resource_version);
+}
+
+/// The loser of a race hears of the winner even when its watch has stalled.
+#[tokio::test]
+async fn a_lost_swap_asks_who_won() {
+    let fake = Fake::with(held(&id(1).to_string(), 3, AGO));
+    let member = Member::new(&fake, 1);
+    let seen = member.newest(&fake).await;
+    fake.stall_watches();
+    fake.edit(&json!({"spec": {"holderIdentity": "postgres-2_other", "leaseTransitions": 4}}));
+    assert_eq!(member.swap(&seen, SwapKind::Renew).await, SwapOutcome::Lost);
+    assert_eq!(member.newest(&fake).await.transitions, Term(4));
 }

@@ -7,10 +7,19 @@ use pgbaton::lease::{LeaseSettings, LeaseState, LiveClock, SettingsError, SwapKi
 use serde_json::json;
 
 use super::fake::Fake;
-use super::member::{Member, TTL, done, held, held_spec, id};
+use super::member::{Member, SOON, TTL, done, held, held_spec, id};
 
 const AGO: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_millis(100);
+
+async fn soon(what: &str, good: impl Fn() -> bool) {
+    let came = tokio::time::timeout(SOON, async {
+        while !good() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    assert!(came.await.is_ok(), "never came: {what}");
+}
 
 #[tokio::test]
 async fn changes_arrive_and_count_from_their_sight() {
@@ -72,12 +81,10 @@ async fn a_stalled_watch_is_noticed() {
     let fake = Fake::with(held("postgres-1_other", 3, AGO));
     let member = Member::with_quiet(&fake, 2, QUIET);
     member.newest(&fake).await;
-    fake.set_mute(true);
+    fake.stall_watches();
     fake.edit(&json!({"spec": held_spec("postgres-1_other", 4, Duration::ZERO)}));
     member.newest(&fake).await;
-    fake.set_mute(false);
-    fake.edit(&json!({"spec": held_spec("postgres-1_other", 5, Duration::ZERO)}));
-    member.newest(&fake).await;
+    soon("another watch", || fake.count("watch") == 2).await;
     // And one whose server has stopped, which answers no question either.
     fake.set_stuck(true);
     let view = member.until("trouble", |v| v.contact.trouble.is_some()).await;
@@ -160,15 +167,8 @@ async fn absence_stays_known_while_nothing_changes() {
     // Confirmed again and again, without waking anybody.
     let mut view = member.view.clone();
     view.mark_unchanged();
-    let mut asked = fake.count("list");
-    tokio::time::timeout(super::member::SOON, async {
-        while asked + 3 > fake.count("list") {
-            tokio::time::sleep(QUIET).await;
-        }
-        asked = fake.count("list");
-    })
-    .await
-    .unwrap();
+    let asked = fake.count("list");
+    soon("three more reads", || fake.count("list") >= asked + 3).await;
     assert!(!view.has_changed().unwrap());
     assert_eq!(view.borrow().state, LeaseState::Absent { seen_at: now });
     fake.put(held("postgres-1_other", 3, AGO));
@@ -215,4 +215,20 @@ async fn settings_that_cannot_work_are_refused() {
         .is_err()
     );
     assert!(open(settings).is_ok());
+}
+
+/// An ordinary end: the server forgot the version that the watch began with.
+#[tokio::test]
+async fn a_watch_that_is_too_old_begins_anew() {
+    let fake = Fake::with(held("postgres-1_other", 3, AGO));
+    let member = Member::new(&fake, 2);
+    member.newest(&fake).await;
+    soon("a watch", || fake.count("watch") == 1).await;
+    let mut view = member.view.clone();
+    view.mark_unchanged();
+    fake.expire_watches();
+    soon("another watch", || fake.count("watch") == 2).await;
+    assert!(!view.has_changed().unwrap(), "{:?}", view.borrow());
+    fake.edit(&json!({"spec": held_spec("postgres-1_other", 4, Duration::ZERO)}));
+    member.newest(&fake).await;
 }
