@@ -214,17 +214,30 @@ impl Baton {
         let outcome = match (ended, layer.progress()) {
             (Ok(engine), Progress::Answered(status, body)) => {
                 self.store.heard(question.asked_at);
-                self.judge(status, &body, &order, question, sent, engine)
+                let answer = Answer {
+                    status,
+                    body: &body,
+                    question,
+                    sent,
+                };
+                self.judge(&answer, &order, engine)
+            }
+            (_, Progress::Broken(why)) => {
+                unknown(format!("the connection failed before an answer came: {why}"))
             }
             (_, Progress::Refused(why)) => self.refused(None, &why),
             (Ok(Err(why)), Progress::Idle | Progress::Read) => self.refused(None, &why),
             (Ok(Ok(())), progress) => unknown(format!(
                 "the lease engine was content without an answer ({progress:?})"
             )),
-            (Ok(Err(why)), _) => unknown(format!("the connection failed before an answer came: {why}")),
+            (Ok(Err(why)), Progress::Sent) => unknown(format!("no answer came: {why}")),
             (Err(_), _) => unknown(format!("no answer within {} ms", swap.timeout.as_millis())),
         };
-        if matches!(outcome, SwapOutcome::Lost | SwapOutcome::Unknown { .. }) {
+        let doubtful = matches!(
+            outcome,
+            SwapOutcome::Lost | SwapOutcome::Unknown { .. } | SwapOutcome::Refused { code: Some(404), .. }
+        );
+        if doubtful {
             // The watch will tell too, unless it has stalled as well.
             self.store.doubt.notify_one();
         }
@@ -299,15 +312,13 @@ impl Baton {
     }
 
     /// What an answer to the PATCH means.
-    fn judge(
-        &self,
-        status: StatusCode,
-        body: &[u8],
-        order: &Order,
-        question: Question,
-        (sent_boot, sent_live): (Millis, Millis),
-        engine: Result<(), String>,
-    ) -> SwapOutcome {
+    fn judge(&self, answer: &Answer<'_>, order: &Order, engine: Result<(), String>) -> SwapOutcome {
+        let Answer {
+            status,
+            body,
+            question,
+            sent: (sent_boot, sent_live),
+        } = *answer;
         match status.as_u16() {
             200..=299 => {}
             409 => return SwapOutcome::Lost,
@@ -367,6 +378,15 @@ impl Baton {
         );
         SwapOutcome::Refused { code, message }
     }
+}
+
+/// The API server's answer to the PATCH.
+struct Answer<'a> {
+    status: StatusCode,
+    body: &'a [u8],
+    question: Question,
+    /// Boot clock and live clock before it was asked.
+    sent: (Millis, Millis),
 }
 
 fn unknown(reason: String) -> SwapOutcome {

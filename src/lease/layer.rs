@@ -20,6 +20,7 @@ use tower::{BoxError, Layer, Service, ServiceExt};
 
 use super::holder::HolderId;
 use super::seen::{LeaseSeen, RECORD_ANNOTATION};
+use super::watcher::chain;
 use crate::core::types::{Millis, Term};
 
 /// Largest answer that is read, in bytes: etcd holds no larger object by default.
@@ -84,6 +85,8 @@ pub enum Progress {
     Refused(String),
     /// The PATCH was sent and may have landed.
     Sent,
+    /// The PATCH was sent and its connection failed, in words: it may have landed.
+    Broken(String),
     /// The API server answered the PATCH.
     Answered(StatusCode, Bytes),
 }
@@ -330,11 +333,20 @@ impl GuardLayer {
         let patch = self.order.complete(&patch).map_err(|why| self.refuse(why))?;
         head.headers.remove(header::CONTENT_LENGTH);
         self.set(Progress::Sent);
+        let broken = |error: BoxError| {
+            self.set(Progress::Broken(chain(&*error)));
+            error
+        };
         let answer = inner
             .oneshot(Request::from_parts(head, Body::from(patch)))
-            .await?;
+            .await
+            .map_err(broken)?;
         let (head, body) = answer.into_parts();
-        let body = Limited::new(body, ANSWER_MAX).collect().await?.to_bytes();
+        let body = Limited::new(body, ANSWER_MAX)
+            .collect()
+            .await
+            .map_err(broken)?
+            .to_bytes();
         self.set(Progress::Answered(head.status, body.clone()));
         Ok(Response::from_parts(head, Body::from(body)))
     }

@@ -150,10 +150,10 @@ impl Ordering {
                 (_, None) => Verdict::Accepted,
             },
         };
+        if !matches!(news, News::Patched(..)) && self.unconfirmed.as_ref() == Some(&version) {
+            self.unconfirmed = None;
+        }
         if matches!(news, News::Watched(_) | News::Deleted(_)) {
-            if self.unconfirmed.as_ref() == Some(&version) {
-                self.unconfirmed = None;
-            }
             self.watched.push_back(version.clone());
             let excess = self.watched.len().saturating_sub(WATCHED_MAX);
             self.watched.drain(..excess);
@@ -279,5 +279,70 @@ fn refresh(state: &mut LeaseState, at: Millis) {
                 Arc::make_mut(seen).seen_at = at;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(version: &str) -> Lease {
+        let metadata = kube::api::ObjectMeta {
+            resource_version: Some(version.to_owned()),
+            ..Default::default()
+        };
+        Lease { metadata, spec: None }
+    }
+
+    fn store() -> Store {
+        Store::new(LiveClock::with_source(|| Millis(0), Millis(200)))
+    }
+
+    fn listed(question: Question, version: &str) -> News {
+        News::Listed(question, Some(lease(version)), "collection".to_owned())
+    }
+
+    #[test]
+    fn numbers_never_go_back() {
+        let store = store();
+        let early = store.question();
+        assert_eq!(store.offer(listed(early, "9")), Verdict::Accepted);
+        assert_eq!(store.offer(News::Watched(lease("10"))), Verdict::Accepted);
+        assert_eq!(store.offer(News::Watched(lease("10"))), Verdict::Same);
+        assert_eq!(store.offer(News::Patched(early, lease("9"))), Verdict::Older);
+        assert_eq!(store.offer(News::Watched(lease("9"))), Verdict::Older);
+        // A read that was asked before what is known now arrived.
+        assert_eq!(store.offer(listed(early, "9")), Verdict::Older);
+        assert_eq!(store.offer(listed(early, "11")), Verdict::Accepted);
+        // A late answer does not undo a deletion.
+        assert_eq!(store.offer(News::Deleted("13".to_owned())), Verdict::Accepted);
+        assert_eq!(store.offer(News::Patched(early, lease("12"))), Verdict::Older);
+        assert!(matches!(
+            store.subscribe().borrow().state,
+            LeaseState::Absent { .. }
+        ));
+        // One that was asked after is the truth.
+        assert_eq!(store.offer(listed(store.question(), "5")), Verdict::Accepted);
+    }
+
+    #[test]
+    fn other_versions_go_by_arrival() {
+        let store = store();
+        let early = store.question();
+        assert_eq!(store.offer(listed(early, "a")), Verdict::Accepted);
+        // The answer to an own PATCH is ahead of the watch, until the watch has shown it.
+        assert_eq!(store.offer(News::Patched(early, lease("c"))), Verdict::Accepted);
+        assert_eq!(store.offer(News::Watched(lease("b"))), Verdict::Older);
+        assert_eq!(store.offer(listed(early, "b")), Verdict::Older);
+        assert_eq!(store.offer(News::Watched(lease("c"))), Verdict::Same);
+        assert_eq!(store.offer(News::Watched(lease("d"))), Verdict::Accepted);
+        // The watch is ahead of the answer.
+        assert_eq!(store.offer(News::Watched(lease("e"))), Verdict::Accepted);
+        assert_eq!(store.offer(News::Patched(early, lease("d"))), Verdict::Older);
+        // A read that was asked after the last of them.
+        assert_eq!(store.offer(News::Patched(early, lease("f"))), Verdict::Accepted);
+        assert_eq!(store.offer(listed(store.question(), "f")), Verdict::Same);
+        assert_eq!(store.offer(News::Watched(lease("g"))), Verdict::Accepted);
+        assert_eq!(store.offer(News::Watched(lease("h"))), Verdict::Accepted);
     }
 }
