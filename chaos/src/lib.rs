@@ -1,0 +1,3 @@
+//! pgbaton-chaos: faults, oracles and measurements for pgbaton.
+
+pub mod local;
