@@ -8,7 +8,7 @@ use pgbaton::core::record::{Durability, Record};
 use tokio::time::{Instant, sleep};
 
 use super::faults::{Fault, Inflicted};
-use super::observer::{Observer, status};
+use super::observer::Observer;
 use super::oracle::Oracle;
 use super::report::{Detail, FaultReport};
 use super::rig::Rig;
@@ -80,16 +80,20 @@ pub async fn run(plan: Plan) -> Result<bool> {
     voice.say("pgbaton-chaos: real PostgreSQL servers on this machine, for trying and testing, never for production");
     let rig = Rig::start(plan.choice.clone()).await?;
     introduce(&rig, voice);
-    let result = tokio::select! {
-        result = all_faults(&plan, &rig, voice) => result,
-        () = interrupted() => { voice.say("interrupted: ending everything"); Ok(false) }
+    let (result, interrupt) = tokio::select! {
+        result = all_faults(&plan, &rig, voice) => (result, false),
+        () = interrupted() => {
+            voice.say("interrupted: ending everything");
+            (Ok(false), true)
+        }
     };
     let good = matches!(result, Ok(true));
-    if plan.keep && result.is_ok() {
+    if plan.keep && result.is_ok() && !interrupt {
         invite(&rig, voice);
         interrupted().await;
     }
-    let keep = plan.keep || result.is_err() || !good;
+    // What went wrong is looked into later; what a person broke off is not.
+    let keep = plan.keep || (!good && !interrupt);
     let directory = rig.settings.directory.clone();
     rig.end(keep).await?;
     if keep {
@@ -207,7 +211,7 @@ async fn all_faults(plan: &Plan, rig: &Rig, voice: Voice) -> Result<bool> {
                 if plan.repeat > 1 { place } else { fault.to_string() }
             ));
             let began = Instant::now();
-            let report = one_fault(rig, fault, &workload, &oracle).await;
+            let report = one_fault(rig, fault, &observer, &workload, &oracle).await;
             if !plan.json || !report.is_good() {
                 print_timeline(&observer, began, voice);
             }
@@ -238,20 +242,29 @@ fn print_timeline(observer: &Observer, from: Instant, voice: Voice) {
     }
 }
 
-/// Inflicts one fault and judges what it did.
-async fn one_fault(rig: &Rig, fault: Fault, workload: &Workload, oracle: &Oracle) -> FaultReport {
+/// Inflicts one fault, waits until the cluster is whole, and judges what it did.
+async fn one_fault(
+    rig: &Rig,
+    fault: Fault,
+    observer: &Observer,
+    workload: &Workload,
+    oracle: &Oracle,
+) -> FaultReport {
     let before = whole::record(&rig.store);
     let began = Instant::now();
-    let (inflicted, trouble) = match fault.inflict(rig).await {
+    let (inflicted, mut trouble) = match fault.inflict(rig).await {
         Ok(inflicted) => (inflicted, None),
         Err(error) => {
-            let nothing = Inflicted {
-                at: began,
-                over: Instant::now(),
-                hit: None,
-                did: "could not be inflicted".to_owned(),
-            };
-            (nothing, Some(format!("{error:#}")))
+            let did = "could not be inflicted".to_owned();
+            (
+                Inflicted {
+                    at: began,
+                    over: Instant::now(),
+                    hit: None,
+                    did,
+                },
+                Some(format!("{error:#}")),
+            )
         }
     };
     let whole = rig.wait_whole(WHOLE_AGAIN).await;
@@ -267,52 +280,59 @@ async fn one_fault(rig: &Rig, fault: Fault, workload: &Workload, oracle: &Oracle
     sleep(SETTLE).await;
     let ended = Instant::now();
     let after = whole::record(&rig.store);
-    let summary = workload.summary(inflicted.at, ended);
-    let lost = workload.lost().await;
+    let lost = match workload.lost().await {
+        Ok(lost) => lost,
+        Err(error) => {
+            trouble = trouble.or(Some(format!("whether writes were lost is not known: {error:#}")));
+            Vec::new()
+        }
+    };
     let recorded = after.as_ref().map(timelines);
     let two_writable = oracle.two_writable(inflicted.at, recorded.as_ref());
-    let rejoined_by = match &inflicted.hit {
-        Some(hit) if not_whole.is_empty() => rejoined_by(rig, hit, before.as_ref(), after.as_ref()).await,
-        _ => None,
-    };
-    let newest = newest_term(before.as_ref(), after.as_ref());
-    let (lost, lost_trouble) = match lost {
-        Ok(lost) => (lost, None),
-        Err(error) => (
-            Vec::new(),
-            Some(format!("whether writes were lost is not known: {error:#}")),
-        ),
-    };
-    let primary =
-        |record: &Option<Record>| Some(record.as_ref()?.primary.as_ref()?.member.as_str().to_owned());
+    let by = |hit: &String| rejoined_by(observer, hit, inflicted.at, before.as_ref(), after.as_ref());
+    let rejoined_by = inflicted
+        .hit
+        .as_ref()
+        .filter(|_| not_whole.is_empty())
+        .and_then(by);
+    let (why, phases_ms) = newest_term(before.as_ref(), after.as_ref()).unzip();
+    let summary = workload.summary(inflicted.at, ended);
     FaultReport {
         fault: fault.to_string(),
-        durability: match rig.settings.choice.durability {
-            Durability::Sync => "sync".to_owned(),
-            Durability::Async => "async".to_owned(),
-        },
+        durability: durability(rig).to_owned(),
         outage_ms: summary.outage_ms,
         acknowledged: summary.acknowledged,
         lost: lost.len() as u64,
         two_writable: two_writable.is_some(),
         read_only_errors: summary.read_only,
-        old_primary: primary(&before),
-        new_primary: primary(&after),
+        old_primary: before.as_ref().and_then(primary),
+        new_primary: after.as_ref().and_then(primary),
         rejoined_ms,
         rejoined_by,
-        phases_ms: newest.as_ref().map(|entry| entry.1.clone()).unwrap_or_default(),
+        phases_ms: phases_ms.unwrap_or_default(),
         detail: Detail {
             did: inflicted.did,
-            why: newest.map(|entry| entry.0),
+            why,
             unknown: summary.unknown,
             failed: summary.failed,
             client_errors: workload.errors(inflicted.at, ended),
             lost_ids: lost.into_iter().take(20).collect(),
             two_writable,
             not_whole,
-            trouble: trouble.or(lost_trouble),
+            trouble,
         },
     }
+}
+
+fn durability(rig: &Rig) -> &'static str {
+    match rig.settings.choice.durability {
+        Durability::Sync => "sync",
+        Durability::Async => "async",
+    }
+}
+
+fn primary(record: &Record) -> Option<String> {
+    Some(record.primary.as_ref()?.member.as_str().to_owned())
 }
 
 async fn served_again(workload: &Workload, since: Instant) -> bool {
@@ -345,10 +365,11 @@ fn newest_term(before: Option<&Record>, after: Option<&Record>) -> Option<(Strin
     (known != Some(newest.term)).then(|| (newest.why.clone(), newest.phases.clone()))
 }
 
-/// Same data: followed. New data: what its guard did last.
-async fn rejoined_by(
-    rig: &Rig,
+/// Same data: followed. New data: what its guard was seen to do since `from`.
+fn rejoined_by(
+    observer: &Observer,
     hit: &str,
+    from: Instant,
     before: Option<&Record>,
     after: Option<&Record>,
 ) -> Option<String> {
@@ -363,17 +384,13 @@ async fn rejoined_by(
     if Some(now) == data(before) {
         return Some("follow".to_owned());
     }
-    let ip = rig.kubelet(hit).ok()?.member().ip;
-    let told = status(ip).await.ok()?;
-    let kinds = [
-        "/rejoined_by",
-        "/last_operation/kind",
-        "/guard/last_operation/kind",
-    ];
-    let kind = kinds
-        .iter()
-        .find_map(|path| told.pointer(path)?.as_str().map(str::to_owned));
-    Some(kind.unwrap_or_else(|| "rewind or clone".to_owned()))
+    let entries = observer.since(from);
+    let seen = entries
+        .into_iter()
+        .rev()
+        .filter(|entry| entry.who == hit)
+        .find_map(|entry| entry.operation);
+    Some(seen.unwrap_or_else(|| "rewind or clone".to_owned()))
 }
 
 fn millis(duration: Duration) -> u64 {

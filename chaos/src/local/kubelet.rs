@@ -19,6 +19,7 @@ use super::member::Member;
 use super::objects::{SERVER_CONTAINER, SIDECAR_CONTAINER};
 use super::settings::Settings;
 use super::store::{Kind, Store, is_terminating};
+use super::template::{container_spec, grace_period, must_replace};
 
 /// A container that ran this long starts anew with its back-off.
 const BACK_OFF_RESET: Duration = Duration::from_secs(60);
@@ -175,7 +176,7 @@ impl Kubelet {
         self.inner.pod_uid.borrow().clone()
     }
 
-    /// True: what ends (or is killed) stays down until this is called with false.
+    /// True: what ended stays down until this is called with false.
     pub fn hold(&self, held: bool) {
         self.inner.held.send_replace(held);
     }
@@ -411,21 +412,6 @@ async fn run_pod(
     end
 }
 
-/// The controller replaces a pod when its template changed under RollingUpdate, and ends it when the StatefulSet is gone.
-fn must_replace(then: &Value, now: Option<&Value>) -> bool {
-    let Some(now) = now else { return true };
-    let rolling = now.pointer("/spec/updateStrategy/type").and_then(Value::as_str) != Some("OnDelete");
-    let same_set = then.pointer("/metadata/uid") == now.pointer("/metadata/uid");
-    !same_set || (rolling && then.pointer("/spec/template") != now.pointer("/spec/template"))
-}
-
-fn grace_period(pod: &Value) -> Duration {
-    let seconds = pod
-        .pointer("/spec/terminationGracePeriodSeconds")
-        .and_then(Value::as_u64);
-    Duration::from_secs(seconds.unwrap_or(30))
-}
-
 /// Stop signal, grace, SIGKILL.
 async fn stop(inner: &Inner, role: Role, grace: Duration) {
     let Some(container) = inner.container(role) else {
@@ -451,7 +437,7 @@ async fn keep(inner: Arc<Inner>, role: Role, pod: Value, mut wish: watch::Receiv
             free = held.wait_for(|held| !*held) => if free.is_err() { return },
             ceased = wish.wait_for(|wish| *wish == Wish::Cease) => { drop(ceased); return }
         }
-        let spec = match spec(&inner, role, &pod) {
+        let spec = match container_spec(&inner.settings, &inner.member, role, &pod) {
             Ok(spec) => spec,
             Err(error) => {
                 tracing::error!(member = inner.member.name, "the pod cannot be run: {error:#}");
@@ -496,84 +482,4 @@ async fn run_once(inner: &Inner, role: Role, spec: &ContainerSpec, wish: &watch:
             Duration::ZERO
         }
     }
-}
-
-/// The container as the pod's template describes it.
-fn spec(inner: &Inner, role: Role, pod: &Value) -> Result<ContainerSpec> {
-    let list = match role {
-        Role::Server => "/spec/containers",
-        Role::Sidecar => "/spec/initContainers",
-    };
-    let containers = pod
-        .pointer(list)
-        .and_then(Value::as_array)
-        .map_or(&[][..], Vec::as_slice);
-    let wanted = |container: &&Value| container.get("name").and_then(Value::as_str) == Some(role.container());
-    let Some(container) = containers.iter().find(wanted) else {
-        bail!(
-            "the template of {} has no container '{}'",
-            inner.member.name,
-            role.container()
-        );
-    };
-    let words = |key: &str| -> Vec<String> {
-        let list = container.get(key).and_then(Value::as_array);
-        list.into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect()
-    };
-    let variables = container.get("env").and_then(Value::as_array);
-    let mut env = Vec::new();
-    for variable in variables.into_iter().flatten() {
-        let name = variable
-            .get("name")
-            .and_then(Value::as_str)
-            .context("an env entry has no name")?;
-        env.push((name.to_owned(), value_of(inner, pod, variable)?));
-    }
-    Ok(ContainerSpec {
-        name: format!("{}/{}", inner.member.pod(), role.container()),
-        command: [words("command"), words("args")].concat(),
-        env,
-        log: inner.member.log(role.container()),
-        isolation: inner.settings.isolation,
-        // The guard drops root by itself; the sidecar never has it.
-        account: if role == Role::Sidecar {
-            inner.settings.account.clone()
-        } else {
-            None
-        },
-        directory: inner.member.root.clone(),
-        owns: (role == Role::Server).then(|| inner.member.volume()),
-    })
-}
-
-/// An env entry's value: plain, from the Secret, or from the pod's own fields.
-fn value_of(inner: &Inner, pod: &Value, variable: &Value) -> Result<String> {
-    if let Some(key) = variable
-        .pointer("/valueFrom/secretKeyRef/key")
-        .and_then(Value::as_str)
-    {
-        let value = inner.settings.secret.value(key);
-        return value
-            .map(str::to_owned)
-            .with_context(|| format!("the Secret has no key '{key}'"));
-    }
-    if let Some(path) = variable
-        .pointer("/valueFrom/fieldRef/fieldPath")
-        .and_then(Value::as_str)
-    {
-        let pointer = format!("/{}", path.replace('.', "/"));
-        let value = pod.pointer(&pointer).and_then(Value::as_str);
-        return value
-            .map(str::to_owned)
-            .with_context(|| format!("the pod has no field '{path}'"));
-    }
-    Ok(variable
-        .get("value")
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-        .to_owned())
 }

@@ -18,6 +18,7 @@ pub mod rig;
 pub mod settings;
 pub mod sql;
 pub mod store;
+pub mod template;
 pub mod watchdog;
 pub mod whole;
 pub mod workload;

@@ -33,6 +33,8 @@ pub struct Entry {
     pub who: String,
     /// What.
     pub what: String,
+    /// The guard's operation that was seen to run: `initialise`, `clone`, `rewind`.
+    pub operation: Option<String>,
 }
 
 /// Watches until dropped.
@@ -43,7 +45,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Starts to watch. `live`: each entry is also given to it as it comes.
+    /// Starts to watch.
     #[must_use]
     pub fn start(store: &Store, members: &[Member]) -> Self {
         let entries = Arc::new(Mutex::new(Vec::new()));
@@ -79,38 +81,62 @@ fn add(entries: &Mutex<Vec<Entry>>, who: &str, what: String) {
         at: Instant::now(),
         who: who.to_owned(),
         what,
+        operation: None,
     };
     entries.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
 }
 
 async fn watch_member(member: Member, entries: Arc<Mutex<Vec<Entry>>>) {
-    let mut last: Option<String> = None;
+    let mut last: Option<(String, Option<String>)> = None;
     loop {
         let now = match status(member.ip).await {
-            Ok(status) => summary(&status),
-            Err(_) => "its sidecar does not answer".to_owned(),
+            Ok(status) => (summary(&status), operation(&status)),
+            Err(_) => ("its sidecar does not answer".to_owned(), None),
         };
         if last.as_ref() != Some(&now) {
-            add(&entries, &member.name, now.clone());
+            let (what, operation) = now.clone();
+            let entry = Entry {
+                at: Instant::now(),
+                who: member.name.clone(),
+                what,
+                operation,
+            };
+            entries.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
             last = Some(now);
         }
         sleep(LOOK).await;
     }
 }
 
-/// Role and reason; the rest of a status changes all the time.
+/// Role, reason and running operation; the rest of a status changes all the time.
 fn summary(status: &Value) -> String {
-    let text = |key: &str| match status.get(key) {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Null) | None => String::new(),
-        Some(other) => other.to_string(),
+    let text = |path: &str| {
+        status
+            .pointer(path)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
     };
-    [text("role"), text("why")]
-        .iter()
-        .filter(|text| !text.is_empty())
-        .cloned()
+    // `why` is a text, or a code with a text.
+    let why = if text("/why").is_empty() {
+        text("/why/text")
+    } else {
+        text("/why")
+    };
+    let parts = [
+        text("/role"),
+        why,
+        operation(status).map_or_else(String::new, |kind| format!("{kind} runs")),
+    ];
+    parts
+        .into_iter()
+        .filter(|part| !part.is_empty())
         .collect::<Vec<_>>()
         .join(": ")
+}
+
+fn operation(status: &Value) -> Option<String> {
+    Some(status.pointer("/guard/operation/kind")?.as_str()?.to_owned())
 }
 
 async fn watch_record(store: Store, entries: Arc<Mutex<Vec<Entry>>>) {
