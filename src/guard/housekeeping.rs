@@ -138,6 +138,24 @@ impl Guard {
         }
     }
 
+    /// Removes the lock files of sockets that a dead server of this PGDATA left. Their numbers are those of other processes by now, and
+    /// PostgreSQL, asking kill(0) only, would not start. Called while no server runs.
+    pub fn clear_socket_locks(&self) {
+        for directory in self.socket_directories() {
+            for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if !name.starts_with(".s.PGSQL.") || !name.ends_with(".lock") {
+                    continue;
+                }
+                let text = fs::read_to_string(entry.path()).unwrap_or_default();
+                let ours = text.lines().nth(1).is_some_and(|d| Path::new(d.trim()) == self.settings.pgdata);
+                if ours && fs::remove_file(entry.path()).is_ok() {
+                    tracing::info!("removed the stale {}", entry.path().display());
+                }
+            }
+        }
+    }
+
     /// Says which settings were taken out of postgresql.auto.conf.
     pub fn report_auto_conf(&self, removed: &[String]) {
         if !removed.is_empty() {

@@ -67,6 +67,7 @@ impl Guard {
             }
             self.clear_the_way()?;
         }
+        self.clear_socket_locks();
         let output = Arc::new(Mutex::new(VecDeque::new()));
         let claimed = self.update(|live| {
             let permitted = |t: Term| live.permit.is_some_and(|p| p.term == t && p.deadline_boot_ms > boot_ms());

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::disk::{remove_if_there, write_atomically, write_durably};
 use super::live::{Guard, lock};
@@ -173,6 +173,15 @@ impl Guard {
             set("restore_command", "");
         }
         text
+    }
+
+    /// Directories of the server's Unix sockets, as far as the user's files tell.
+    #[must_use]
+    pub fn socket_directories(&self) -> Vec<PathBuf> {
+        let mut theirs = Values::default();
+        theirs.read(&self.command.config_file, 0);
+        let told = theirs.get("unix_socket_directories").unwrap_or("/var/run/postgresql,/tmp");
+        told.split(',').map(|d| PathBuf::from(d.trim().trim_matches('"'))).collect()
     }
 
     /// Takes pgbaton's settings out of postgresql.auto.conf, which would win over its file. Answers which were there.
