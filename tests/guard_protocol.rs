@@ -24,44 +24,88 @@ fn cause(answer: &Answer) -> Option<Refusal> {
 fn what_is_not_meant_for_this_server_is_refused() {
     let mut rig = Rig::primary();
     rig.permit(3, 120_000);
-    let stop = Order::Stop { fast_ms: 0, hint: None };
+    let stop = Order::Stop {
+        fast_ms: 0,
+        hint: None,
+    };
     let good = rig.stamp(3);
 
     let mut other = good.clone();
     other.boot_id = "another".to_owned();
-    assert_eq!(cause(&rig.ask(&request(stop.clone(), Some(other)))), Some(Refusal::Foreign));
+    assert_eq!(
+        cause(&rig.ask(&request(stop.clone(), Some(other)))),
+        Some(Refusal::Foreign)
+    );
     let mut other = good.clone();
     other.system_identifier = Some(SystemId(1));
-    assert_eq!(cause(&rig.ask(&request(stop.clone(), Some(other)))), Some(Refusal::Foreign));
+    assert_eq!(
+        cause(&rig.ask(&request(stop.clone(), Some(other)))),
+        Some(Refusal::Foreign)
+    );
     let mut other = good.clone();
     other.data_id = None;
-    assert_eq!(cause(&rig.ask(&request(stop.clone(), Some(other)))), Some(Refusal::Foreign));
+    assert_eq!(
+        cause(&rig.ask(&request(stop.clone(), Some(other)))),
+        Some(Refusal::Foreign)
+    );
     let mut other = good.clone();
     other.term = Term(2);
-    assert_eq!(cause(&rig.ask(&request(stop.clone(), Some(other.clone())))), Some(Refusal::OldTerm));
-    let permit = Order::Permit { deadline_boot_ms: boot_ms() + 1000 };
-    assert_eq!(cause(&rig.ask(&request(permit.clone(), Some(other)))), Some(Refusal::OldTerm));
-    assert_eq!(cause(&rig.ask(&request(stop.clone(), None))), Some(Refusal::Malformed));
-    let past = Order::Permit { deadline_boot_ms: boot_ms() - 1 };
-    assert_eq!(cause(&rig.ask(&request(past, Some(good.clone())))), Some(Refusal::NotPermitted));
-    let endless = Order::Permit { deadline_boot_ms: u64::MAX };
-    assert_eq!(cause(&rig.ask(&request(endless, Some(good.clone())))), Some(Refusal::Malformed));
+    assert_eq!(
+        cause(&rig.ask(&request(stop.clone(), Some(other.clone())))),
+        Some(Refusal::OldTerm)
+    );
+    let permit = Order::Permit {
+        deadline_boot_ms: boot_ms() + 1000,
+    };
+    assert_eq!(
+        cause(&rig.ask(&request(permit.clone(), Some(other)))),
+        Some(Refusal::OldTerm)
+    );
+    assert_eq!(
+        cause(&rig.ask(&request(stop.clone(), None))),
+        Some(Refusal::Malformed)
+    );
+    let past = Order::Permit {
+        deadline_boot_ms: boot_ms() - 1,
+    };
+    assert_eq!(
+        cause(&rig.ask(&request(past, Some(good.clone())))),
+        Some(Refusal::NotPermitted)
+    );
+    let endless = Order::Permit {
+        deadline_boot_ms: u64::MAX,
+    };
+    assert_eq!(
+        cause(&rig.ask(&request(endless, Some(good.clone())))),
+        Some(Refusal::Malformed)
+    );
     let mut version = request(stop.clone(), Some(good.clone()));
     version.version = 2;
     assert_eq!(cause(&rig.ask(&version)), Some(Refusal::Malformed));
     let line_break = Order::SetNames {
         synchronous_standby_names: "x'\narchive_command = 'touch /tmp/x'".to_owned(),
     };
-    assert_eq!(cause(&rig.ask(&request(line_break, Some(good.clone())))), Some(Refusal::Malformed));
+    assert_eq!(
+        cause(&rig.ask(&request(line_break, Some(good.clone())))),
+        Some(Refusal::Malformed)
+    );
 
     // A sequence number counts once; permits have none.
-    let names = |n: &str| Order::SetNames { synchronous_standby_names: n.to_owned() };
+    let names = |n: &str| Order::SetNames {
+        synchronous_standby_names: n.to_owned(),
+    };
     assert_eq!(cause(&rig.ask(&request(names(""), Some(good.clone())))), None);
-    assert_eq!(cause(&rig.ask(&request(names("*"), Some(good.clone())))), Some(Refusal::OldSequence));
+    assert_eq!(
+        cause(&rig.ask(&request(names("*"), Some(good.clone())))),
+        Some(Refusal::OldSequence)
+    );
     assert_eq!(cause(&rig.ask(&request(permit, Some(good.clone())))), None);
     let mut older = good;
     older.sequence -= 1;
-    assert_eq!(cause(&rig.ask(&request(stop, Some(older)))), Some(Refusal::OldSequence));
+    assert_eq!(
+        cause(&rig.ask(&request(stop, Some(older)))),
+        Some(Refusal::OldSequence)
+    );
 
     let status = rig.status();
     assert_eq!(status.server, Server::Primary);
@@ -86,13 +130,18 @@ fn garbage_is_refused_and_the_connection_closed() {
     ] {
         let mut connection = rig.connect();
         connection.send(garbage);
-        assert_eq!(cause(&connection.read().unwrap()), Some(Refusal::Malformed), "{garbage:?}");
+        assert_eq!(
+            cause(&connection.read().unwrap()),
+            Some(Refusal::Malformed),
+            "{garbage:?}"
+        );
         connection.send(b"{\"version\":1,\"order\":{\"order\":\"status\"}}");
         assert!(connection.read().is_none(), "closed");
     }
     // Secrets of a line that is not understood are repeated nowhere.
     let mut connection = rig.connect();
-    connection.send(b"{\"version\":1,\"order\":{\"order\":\"clone\",\"upstream\":{\"password\":\"hush-hush\"}}}");
+    connection
+        .send(b"{\"version\":1,\"order\":{\"order\":\"clone\",\"upstream\":{\"password\":\"hush-hush\"}}}");
     let answer = format!("{:?}", connection.read().unwrap());
     assert!(!answer.contains("hush-hush") && !rig.log().contains("hush-hush"));
     // A line without an end.
@@ -128,10 +177,18 @@ fn a_watch_is_answered_by_a_change_and_permits_are_given_meanwhile() {
     rig.start();
     let revision = rig.status().revision;
     let mut watcher = rig.connect();
-    let watch = request(Order::Watch { revision, wait_ms: 10_000 }, None);
+    let watch = request(
+        Order::Watch {
+            revision,
+            wait_ms: 10_000,
+        },
+        None,
+    );
     watcher.send(&serde_json::to_vec(&watch).unwrap());
     rig.permit(1, 60_000);
-    let Some(Answer::Ok { status }) = watcher.read() else { panic!("no status") };
+    let Some(Answer::Ok { status }) = watcher.read() else {
+        panic!("no status")
+    };
     assert_ne!(status.revision, revision);
     assert_eq!(status.highest_term, Term(1));
 }
@@ -155,7 +212,10 @@ fn another_user_is_not_let_in() {
             .arg(&socket)
             .output()
             .unwrap();
-        String::from_utf8_lossy(&out.stdout).trim().parse::<usize>().unwrap_or(0)
+        String::from_utf8_lossy(&out.stdout)
+            .trim()
+            .parse::<usize>()
+            .unwrap_or(0)
     };
     assert!(ask("4242") > 100);
     assert_eq!(ask("4243"), 0);

@@ -80,6 +80,8 @@ pub struct Live {
     pub last_sequence: (Term, u64),
     /// As in `Status`.
     pub rest: Option<RestPosition>,
+    /// PGDATA holds a backup_label: see `Status::fresh_copy`.
+    pub fresh_copy: bool,
     /// As in `Status`.
     pub names: String,
     /// As in `Status`.
@@ -161,6 +163,7 @@ impl Guard {
             fences: 0,
             last_sequence: (Term(0), 0),
             rest: None,
+            fresh_copy: false,
             names: String::new(),
             following: None,
             operation: None,
@@ -302,6 +305,7 @@ impl Guard {
             permit: live.permit.filter(|p| p.deadline_boot_ms > now),
             server: live.server.clone(),
             rest: live.rest.clone(),
+            fresh_copy: live.fresh_copy,
             synchronous_standby_names: live.names.clone(),
             following: live.following.clone(),
             operation: live.operation.clone().map(|(o, began)| Operation {

@@ -70,7 +70,10 @@ impl Guard {
         self.clear_socket_locks();
         let output = Arc::new(Mutex::new(VecDeque::new()));
         let claimed = self.update(|live| {
-            let permitted = |t: Term| live.permit.is_some_and(|p| p.term == t && p.deadline_boot_ms > boot_ms());
+            let permitted = |t: Term| {
+                live.permit
+                    .is_some_and(|p| p.term == t && p.deadline_boot_ms > boot_ms())
+            };
             if term.is_some_and(|t| !permitted(t)) {
                 return None;
             }
@@ -88,7 +91,9 @@ impl Guard {
                 "the server may run read-write only under a live permit of the order's term".to_owned(),
             ));
         };
-        let spawned = self.lay_signals(role).and_then(|()| self.spawn_server(last, &output));
+        let spawned = self
+            .lay_signals(role)
+            .and_then(|()| self.spawn_server(last, &output));
         let result = self.update(|live| match spawned {
             Ok(pid) if live.fences == fences => {
                 live.server_pid = Some(pid);
@@ -115,7 +120,9 @@ impl Guard {
                 // Fenced while it was being started: the fence may have looked before there was anything to see.
                 self.belongs.kill_all(&self.spared());
                 self.lay_standby_signal();
-                Err(Problem::Failed("the permit ended while the server was started".to_owned()))
+                Err(Problem::Failed(
+                    "the permit ended while the server was started".to_owned(),
+                ))
             }
             Err(Some(e)) => {
                 self.lay_standby_signal();
@@ -132,7 +139,10 @@ impl Guard {
         let pgdata = &self.settings.pgdata;
         let strays = self.belongs.strays(&Table::read(), &[]);
         if let Some(stray) = strays.first() {
-            return wrong_state(format!("process {} of PostgreSQL still runs in PGDATA", stray.pid));
+            return wrong_state(format!(
+                "process {} of PostgreSQL still runs in PGDATA",
+                stray.pid
+            ));
         }
         // With nobody in PGDATA its number is that of something else, or of nothing; PostgreSQL itself would only ask kill(0).
         if remove_if_there(&pgdata.join("postmaster.pid"))? {
@@ -201,7 +211,10 @@ impl Guard {
     pub fn stop_server(self: &Arc<Self>, fast: Duration, reason: DownReason) {
         let postmaster = self.postmaster();
         let (pid, kill_at) = self.update(|live| {
-            let kill_at = live.permit.filter(|_| live.role.writes()).map(|p| p.deadline_boot_ms);
+            let kill_at = live
+                .permit
+                .filter(|_| live.role.writes())
+                .map(|p| p.deadline_boot_ms);
             live.permit = None;
             live.role = Role::None;
             live.fences += 1;
@@ -264,12 +277,20 @@ impl Guard {
 
     /// Reads where the stopped server's WAL ends and keeps it for the status.
     pub fn read_rest(&self, hint: Option<Lsn>) -> Option<Position> {
-        if self.live().data != DataState::Complete {
-            self.update(|live| live.rest = None);
+        // A copy that was not recovered yet: the WAL beside it may be of another history.
+        let fresh_copy = self.settings.pgdata.join("backup_label").exists();
+        if self.live().data != DataState::Complete || fresh_copy {
+            self.update(|live| {
+                live.rest = None;
+                live.fresh_copy = fresh_copy;
+            });
             return None;
         }
         let rest = rest_position(&self.settings.pgdata, hint);
-        let problem = rest.as_ref().err().map(|e| format!("the end of WAL could not be read: {e}"));
+        let problem = rest
+            .as_ref()
+            .err()
+            .map(|e| format!("the end of WAL could not be read: {e}"));
         self.warn("end of WAL", problem);
         let rest = rest.ok();
         self.update(|live| live.rest.clone_from(&rest));
@@ -297,7 +318,9 @@ impl Guard {
         }
         self.lay_histories(timeline, pledge.and_then(|p| p.position))?;
         let fences = self.update(|live| {
-            let permitted = live.permit.is_some_and(|p| p.term == term && p.deadline_boot_ms > boot_ms());
+            let permitted = live
+                .permit
+                .is_some_and(|p| p.term == term && p.deadline_boot_ms > boot_ms());
             (permitted && live.role == Role::Standby).then(|| {
                 live.role = Role::Promoting;
                 live.fences
@@ -331,7 +354,9 @@ impl Guard {
             ours
         });
         if !done {
-            return Err(Problem::Failed("the permit ended during the promotion".to_owned()));
+            return Err(Problem::Failed(
+                "the permit ended during the promotion".to_owned(),
+            ));
         }
         tracing::info!(%term, %timeline, ms = began.elapsed().as_millis(), "promoted");
         Ok(())
@@ -342,7 +367,9 @@ impl Guard {
         command.arg("promote").arg("-W").arg("-D").arg(pgdata);
         let (exit, output) = self.run_tool(&mut command, Duration::from_secs(10))?;
         if !exit.is_success() {
-            return Err(Problem::Failed(format!("pg_ctl promote failed ({exit}): {output}")));
+            return Err(Problem::Failed(format!(
+                "pg_ctl promote failed ({exit}): {output}"
+            )));
         }
         let end = Instant::now() + PROMOTION;
         loop {
@@ -351,7 +378,9 @@ impl Guard {
             }
             let live = self.live();
             if live.fences != fences || live.role != Role::Promoting {
-                return Err(Problem::Failed("the server ended during the promotion".to_owned()));
+                return Err(Problem::Failed(
+                    "the server ended during the promotion".to_owned(),
+                ));
             }
             drop(live);
             if Instant::now() >= end {
@@ -368,7 +397,10 @@ impl Guard {
     fn lay_histories(&self, timeline: Timeline, held: Option<Position>) -> Outcome {
         let pg_wal = self.settings.pgdata.join("pg_wal");
         let there = with_history(&pg_wal)?;
-        let newest = with_segments(&pg_wal)?.into_iter().chain(there.iter().copied()).max();
+        let newest = with_segments(&pg_wal)?
+            .into_iter()
+            .chain(there.iter().copied())
+            .max();
         if newest.is_some_and(|n| n >= timeline) {
             return wrong_state(format!(
                 "timeline {} is in pg_wal already, so {timeline} cannot be a new one here",
@@ -401,8 +433,15 @@ impl Guard {
     pub fn tool(&self, name: &str) -> Command {
         let major = self.live().major_version.unwrap_or(0);
         let versioned = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin/{name}"));
-        let mut command = Command::new(if versioned.exists() { versioned } else { PathBuf::from(name) });
-        command.env("LC_ALL", "C").env("PGDATA", &self.settings.pgdata).stdin(Stdio::null());
+        let mut command = Command::new(if versioned.exists() {
+            versioned
+        } else {
+            PathBuf::from(name)
+        });
+        command
+            .env("LC_ALL", "C")
+            .env("PGDATA", &self.settings.pgdata)
+            .stdin(Stdio::null());
         command
     }
 
@@ -420,7 +459,10 @@ impl Guard {
         let stderr = child.stderr.take();
         let Some(exit) = self.children.wait(pid, at_most) else {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            return Err(Problem::Failed(format!("{name} did not end within {} s", at_most.as_secs())));
+            return Err(Problem::Failed(format!(
+                "{name} did not end within {} s",
+                at_most.as_secs()
+            )));
         };
         let mut text = String::new();
         if let Some(stderr) = stderr {
@@ -441,7 +483,10 @@ pub fn rest_position(pgdata: &Path, hint: Option<Lsn>) -> std::io::Result<RestPo
             timeline: control.timeline,
             last_record: control.checkpoint,
         };
-        return Ok(RestPosition { position, clean: true });
+        return Ok(RestPosition {
+            position,
+            clean: true,
+        });
     }
     Ok(RestPosition {
         position: end_of_wal(pgdata, hint)?,
@@ -461,7 +506,11 @@ fn pass_on(from: impl Read, kept: &Mutex<VecDeque<String>>) {
             Ok(_) => {}
         }
         let _ = std::io::stderr().lock().write_all(&line);
-        let text: String = String::from_utf8_lossy(&line).trim_end().chars().take(KEPT_BYTES).collect();
+        let text: String = String::from_utf8_lossy(&line)
+            .trim_end()
+            .chars()
+            .take(KEPT_BYTES)
+            .collect();
         let mut kept = lock(kept);
         if kept.len() >= KEPT_LINES {
             kept.pop_front();

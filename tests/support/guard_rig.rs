@@ -38,13 +38,20 @@ pub fn bin_dir() -> PathBuf {
         .collect();
     found.sort();
     found.pop().unwrap_or_else(|| {
-        let out = Command::new("pg_config").arg("--bindir").output().expect("PostgreSQL is installed");
+        let out = Command::new("pg_config")
+            .arg("--bindir")
+            .output()
+            .expect("PostgreSQL is installed");
         PathBuf::from(String::from_utf8(out.stdout).unwrap().trim())
     })
 }
 
 pub fn path_env() -> String {
-    format!("{}:{}", bin_dir().display(), std::env::var("PATH").unwrap_or_default())
+    format!(
+        "{}:{}",
+        bin_dir().display(),
+        std::env::var("PATH").unwrap_or_default()
+    )
 }
 
 /// A program as PostgreSQL's user.
@@ -56,7 +63,10 @@ pub fn as_postgres(program: &str) -> Command {
     } else {
         Command::new(program)
     };
-    command.env("PATH", path_env()).env("LC_ALL", "C").current_dir("/");
+    command
+        .env("PATH", path_env())
+        .env("LC_ALL", "C")
+        .current_dir("/");
     command
 }
 
@@ -83,15 +93,24 @@ pub struct Rig {
 
 impl Rig {
     pub fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("pgbaton-guard-").tempdir().unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("pgbaton-guard-")
+            .tempdir()
+            .unwrap();
         let base = dir.path();
         fs::set_permissions(base, fs::Permissions::from_mode(0o755)).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         for sub in ["data", "run", "sock", "initdb.d", "archive"] {
             fs::create_dir(base.join(sub)).unwrap();
         }
         if is_root() {
-            let user = nix::unistd::User::from_name("postgres").unwrap().expect("user postgres");
+            let user = nix::unistd::User::from_name("postgres")
+                .unwrap()
+                .expect("user postgres");
             for sub in ["sock", "archive"] {
                 chown(base.join(sub), Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
             }
@@ -113,7 +132,9 @@ impl Rig {
         )
         .unwrap();
         let quoted = REPLICA_PASSWORD.replace('\'', "''");
-        let user = format!("create user {REPLICA} replication login superuser password '{quoted}';\ncreate table t(i int);\n");
+        let user = format!(
+            "create user {REPLICA} replication login superuser password '{quoted}';\ncreate table t(i int);\n"
+        );
         fs::write(base.join("initdb.d/user.sql"), user).unwrap();
         let entry = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/guard_entrypoint.sh");
         fs::copy(entry, base.join("entry.sh")).unwrap();
@@ -161,7 +182,10 @@ impl Rig {
             .arg("--")
             .arg(self.base().join("entry.sh"))
             .arg("-c")
-            .arg(format!("config_file={}", self.base().join("postgresql.conf").display()))
+            .arg(format!(
+                "config_file={}",
+                self.base().join("postgresql.conf").display()
+            ))
             .env("PATH", path_env())
             .env("POSTGRES_USER", SUPERUSER)
             .env("POSTGRES_PASSWORD", PASSWORD)
@@ -178,11 +202,17 @@ impl Rig {
     /// Starts the guard and waits for its socket.
     pub fn start(&mut self) {
         let _ = fs::remove_file(self.base().join("run/guard.sock"));
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .unwrap();
         let mut command = self.guard_command();
         command.stdout(log.try_clone().unwrap()).stderr(log);
         self.guard = Some(command.spawn().unwrap());
-        wait_for("the guard's socket", || UnixStream::connect(self.base().join("run/guard.sock")).ok());
+        wait_for("the guard's socket", || {
+            UnixStream::connect(self.base().join("run/guard.sock")).ok()
+        });
     }
 
     pub fn log_path(&self) -> PathBuf {
@@ -279,7 +309,11 @@ impl Rig {
             if fits(&status) {
                 return status;
             }
-            assert!(Instant::now() < end, "waited in vain for {what}: {status:?}\n{}", self.log());
+            assert!(
+                Instant::now() < end,
+                "waited in vain for {what}: {status:?}\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -401,7 +435,20 @@ impl Rig {
         let script = self.base().join("write.sql");
         fs::write(&script, "insert into t select generate_series(1, 20);\n").unwrap();
         Command::new(bin_dir().join("pgbench"))
-            .args(["-n", "-c", "8", "-j", "2", "-T", "600", "-h", "127.0.0.1", "-U", SUPERUSER, "-f"])
+            .args([
+                "-n",
+                "-c",
+                "8",
+                "-j",
+                "2",
+                "-T",
+                "600",
+                "-h",
+                "127.0.0.1",
+                "-U",
+                SUPERUSER,
+                "-f",
+            ])
             .arg(&script)
             .arg("-p")
             .arg(self.port.to_string())
@@ -460,7 +507,10 @@ impl Rig {
             .output()
             .unwrap();
         let text = String::from_utf8(out.stdout).unwrap();
-        let line = text.lines().find_map(|l| l.strip_prefix(title)).unwrap_or_else(|| panic!("{title} in {text}"));
+        let line = text
+            .lines()
+            .find_map(|l| l.strip_prefix(title))
+            .unwrap_or_else(|| panic!("{title} in {text}"));
         line.trim_start_matches(':').trim().to_owned()
     }
 
@@ -487,7 +537,11 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- log of the guard in {}\n{}", self.base().display(), self.log());
+            eprintln!(
+                "--- log of the guard in {}\n{}",
+                self.base().display(),
+                self.log()
+            );
         }
         if let Some(guard) = &mut self.guard {
             if self.namespace {
