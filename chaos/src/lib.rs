@@ -1,3 +1,4 @@
-//! pgbaton-chaos: faults, oracles and measurements for pgbaton.
+//! Faults, oracles and measurements for pgbaton. `local` is the rig of one machine: real PostgreSQL, real guard and sidecar
+//! processes, an embedded API server. For trying and testing, never for production.
 
 pub mod local;

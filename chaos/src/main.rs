@@ -1,1 +1,7 @@
-fn main() {}
+//! `pgbaton-chaos`: breaks a pgbaton cluster on purpose and says what its clients saw.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pgbaton_chaos::local::cli::main()
+}

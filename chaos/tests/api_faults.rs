@@ -193,9 +193,13 @@ async fn a_request_given_up_in_a_cut_never_lands() {
     for n in 0..20 {
         hold(&leases_of_admin, &format!("admin-{n}")).await.unwrap();
     }
+    let mut changes = server.subscribe();
     server.cut_user("m1", false);
     hold(&leases_of_admin, "last").await.unwrap();
-    assert_eq!(holder(&server), "last");
+    assert_eq!(
+        changes.recv().await.unwrap().object["spec"]["holderIdentity"],
+        "last"
+    );
 }
 
 #[tokio::test]

@@ -1,15 +1,95 @@
-//! `pgbaton guard`: takes its settings; the guard itself is in `crate::guard`.
+//! `pgbaton guard`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use super::End;
+use anyhow::Context;
 
-/// `pgbaton guard -- COMMAND [ARGS...]`.
+use crate::guard::keeper::{KEEPER_ENV, keep};
+use crate::guard::prepare::Asked;
+
+/// Runs PostgreSQL as the container's main process, and only while it may run.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct GuardArgs {
+    /// The data directory. Its parent must be on the same volume: pgbaton keeps its state there.
+    #[arg(long, env = "PGDATA")]
+    pgdata: Option<PathBuf>,
+    /// Directory of the socket, shared with the sidecar's container only (an emptyDir).
+    #[arg(long, env = "PGBATON_RUN_DIR", default_value = "/pgbaton")]
+    run_dir: PathBuf,
+    /// User id that may connect to the socket, besides root and PostgreSQL's own user.
+    #[arg(long, env = "PGBATON_PEER_UID")]
+    peer_uid: Option<u32>,
+    /// Whom to become when started as root: a name of /etc/passwd or a number.
+    #[arg(long, env = "PGBATON_USER", default_value = "postgres")]
+    user: String,
+    /// How long to wait for the sidecar to hand over after the container's stop signal.
+    #[arg(long, env = "PGBATON_STOP_TIMEOUT", default_value = "25s", value_parser = humantime::parse_duration)]
+    stop_timeout: Duration,
+    /// Run although the guard is not PID 1 of its PID namespace; a second process then ends PostgreSQL if the guard dies.
+    #[arg(long, env = "PGBATON_ALLOW_NOT_INIT")]
+    allow_not_init: bool,
+    /// Log level: error, warn, info, debug, trace, or target=level,...
+    #[arg(long, env = "PGBATON_LOG", default_value = "info")]
+    log: String,
+    /// human or json.
+    #[arg(long, env = "PGBATON_LOG_FORMAT", default_value = "human", value_parser = ["human", "json"])]
+    log_format: String,
+    /// The container's command, as in docker-entrypoint.sh, and the server's arguments.
+    #[arg(last = true)]
+    command: Vec<String>,
+}
 
-/// Runs the guard.
-#[must_use]
-pub fn run(_args: Args) -> ExitCode {
-    End::Usage.into()
+/// Runs the guard until the container is stopped.
+///
+/// # Errors
+/// When it cannot guard here: what does not hold, and what to change.
+pub fn run(args: GuardArgs) -> anyhow::Result<ExitCode> {
+    let GuardArgs {
+        pgdata,
+        run_dir,
+        peer_uid,
+        user,
+        stop_timeout,
+        allow_not_init,
+        log,
+        log_format,
+        command,
+    } = args;
+    if let Some(pgdata) = std::env::var_os(KEEPER_ENV) {
+        keep(&PathBuf::from(pgdata));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let pgdata =
+        pgdata.context("PGDATA is not set: set it in the container's environment, or use --pgdata")?;
+    start_log(&log, &log_format)?;
+    let asked = Asked {
+        pgdata,
+        run_dir,
+        user,
+        peer_uid,
+        stop_timeout,
+        allow_not_init,
+    };
+    crate::guard::run::run(&asked, &command)
+}
+
+fn start_log(filter: &str, format: &str) -> anyhow::Result<()> {
+    use tracing_subscriber::filter::Targets;
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::util::SubscriberInitExt;
+    let targets: Targets = filter
+        .parse()
+        .with_context(|| format!("--log {filter} is neither a level nor a list of target=level"))?;
+    let registry = tracing_subscriber::registry().with(targets);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    if format == "json" {
+        registry.with(layer.json().flatten_event(true)).try_init()?;
+    } else {
+        registry
+            .with(layer.with_ansi(false).with_target(false))
+            .try_init()?;
+    }
+    Ok(())
 }

@@ -56,7 +56,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run PostgreSQL under a permit (main process of the postgres container)
-    Guard(guard::Args),
+    Guard(Box<guard::GuardArgs>),
     /// Observe, decide and act for one member (container beside PostgreSQL)
     Sidecar(Box<sidecar::Args>),
     /// Show the cluster, and whether it could fail over now
@@ -140,7 +140,13 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Guard(args) => guard::run(args),
+        Command::Guard(args) => match guard::run(*args) {
+            Ok(code) => code,
+            Err(error) => {
+                eprintln!("pgbaton guard: {error:#}");
+                End::Failed.into()
+            }
+        },
         Command::Sidecar(args) => sidecar::run(*args),
         person => match for_person(person) {
             Ok(end) => end.into(),

@@ -264,6 +264,13 @@ pub enum Outcome {
         /// None: done. Else what was said; an outcome that is not known is an error here too, and the status tells.
         error: Option<String>,
     },
+    /// An order that the guard did not begin, because another one ran or its data had just changed: to be judged anew.
+    GuardBusy {
+        /// What it was.
+        order: GuardOrder,
+        /// What it said.
+        reason: String,
+    },
     /// A statement.
     Sql {
         /// What it was.

@@ -339,6 +339,9 @@ pub struct Status {
     pub server: Server,
     /// Where the server's WAL ends; only while it is down, and only when it was read.
     pub rest: Option<RestPosition>,
+    /// The data is a copy that no server has recovered yet (clone, rewind): where its WAL ends says nothing, and it can only follow.
+    #[serde(default)]
+    pub fresh_copy: bool,
     /// `synchronous_standby_names` as last written.
     pub synchronous_standby_names: String,
     /// Standby name of the upstream followed (`host` of the last `Follow`); none: nobody.

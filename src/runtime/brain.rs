@@ -443,6 +443,7 @@ fn log_outcome(outcome: &Outcome) {
             order,
             error: Some(error),
         } => tracing::warn!(?order, error, "the guard did not do it"),
+        Outcome::GuardBusy { order, reason } => tracing::info!(?order, reason, "the guard did not begin it"),
         Outcome::Guard { order, error: None } => tracing::info!(?order, "the guard did it"),
         Outcome::Sql {
             job,

@@ -9,7 +9,7 @@ use super::brain::{Input, Lane, Sight};
 use super::chores::{EffectsWish, ReplicationWish};
 use super::convert;
 use super::guard_link::{GuardLink, stamp};
-use super::orders::{self, Secrets};
+use super::orders::{self, NotDone, Secrets};
 use super::settings::SidecarSettings;
 use crate::core::action::{Action, GuardOrder, OrderState, SqlJob, Swap};
 use crate::core::observe::{GuardView, Observation, Outcome, SwapResult};
@@ -195,8 +195,14 @@ impl Hands {
         let secrets = Secrets::of(&self.settings);
         let (link, inputs, order) = (self.guard.clone(), self.inputs.clone(), order.clone());
         tokio::spawn(async move {
-            let error = orders::give(&link, &order, stamp, &secrets, &inputs).await.err();
-            send(&inputs, guard_ended(order, error)).await;
+            let input = match orders::give(&link, &order, stamp, &secrets, &inputs).await {
+                Ok(()) => guard_ended(order, None),
+                Err(NotDone::Failed(error)) => guard_ended(order, Some(error)),
+                Err(NotDone::Busy(reason)) => {
+                    Input::Ended(Lane::Guard, Box::new(Outcome::GuardBusy { order, reason }))
+                }
+            };
+            send(&inputs, input).await;
         });
     }
 

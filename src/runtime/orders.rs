@@ -10,7 +10,7 @@ use super::guard_link::GuardLink;
 use super::settings::SidecarSettings;
 use crate::core::action::GuardOrder;
 use crate::core::types::{Address, MemberName};
-use crate::guard::protocol::{Answer, Order, Secret, Stamp, Upstream};
+use crate::guard::protocol::{Answer, Order, Refusal, Secret, Stamp, Upstream};
 use crate::postgres::{Credentials, ServerAt, Session, leader, source};
 
 /// Longest time for the source of a copy to answer, and for its checkpoint.
@@ -101,6 +101,15 @@ fn budget(order: &GuardOrder) -> Duration {
     })
 }
 
+/// Why an order was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotDone {
+    /// The moment was wrong: another order runs, or the data changed since the order was decided.
+    Busy(String),
+    /// It was refused or failed, or its outcome is not known.
+    Failed(String),
+}
+
 /// Gives one order.
 ///
 /// # Errors
@@ -111,9 +120,13 @@ pub async fn give(
     stamp: Stamp,
     secrets: &Secrets,
     inputs: &mpsc::Sender<Input>,
-) -> Result<(), String> {
-    let full = complete(order, secrets).await?;
-    match link.ask(full, Some(stamp), budget(order)).await? {
+) -> Result<(), NotDone> {
+    let full = complete(order, secrets).await.map_err(NotDone::Failed)?;
+    match link
+        .ask(full, Some(stamp), budget(order))
+        .await
+        .map_err(NotDone::Failed)?
+    {
         Answer::Ok { status } => {
             // The status comes before the outcome, so that the next decision sees both.
             let asked_at = crate::core::types::Millis(0);
@@ -125,8 +138,15 @@ pub async fn give(
                 .await;
             Ok(())
         }
-        Answer::Refused { reason, cause, .. } => Err(format!("refused ({cause:?}): {reason}")),
-        Answer::Failed { reason, .. } => Err(reason),
+        Answer::Refused {
+            reason,
+            cause: Refusal::Busy | Refusal::Foreign | Refusal::OldSequence,
+            ..
+        } => Err(NotDone::Busy(reason)),
+        Answer::Refused { reason, cause, .. } => {
+            Err(NotDone::Failed(format!("refused ({cause:?}): {reason}")))
+        }
+        Answer::Failed { reason, .. } => Err(NotDone::Failed(reason)),
     }
 }
 

@@ -1,3 +1,24 @@
-//! The rig on one machine: everything that a Kubernetes would bring, in small, on loopback addresses.
+//! The local rig: members on loopback addresses, each container in a PID namespace of its own where the kernel allows it.
 
 pub mod api;
+pub mod cli;
+pub mod container;
+pub mod demo;
+pub mod faults;
+pub mod forwarder;
+pub mod host;
+pub mod kubelet;
+pub mod member;
+pub mod objects;
+pub mod observer;
+pub mod oracle;
+pub mod process;
+pub mod report;
+pub mod rig;
+pub mod settings;
+pub mod sql;
+pub mod store;
+pub mod template;
+pub mod watchdog;
+pub mod whole;
+pub mod workload;

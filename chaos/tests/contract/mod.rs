@@ -7,11 +7,12 @@
 )]
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::{Client, Config, ResourceExt};
 use pgbaton_chaos::local::api::{ADMIN, ApiServer, Options, Rule};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -172,4 +173,24 @@ pub fn message<T: std::fmt::Debug>(result: Result<T, kube::Error>) -> String {
         Err(kube::Error::Api(status)) => status.message.clone(),
         other => panic!("a refusal was expected, not {other:?}"),
     }
+}
+
+pub async fn leases_with_one(ground: &Ground) -> (Api<Lease>, Lease) {
+    let leases: Api<Lease> = ground.api(&ground.admin);
+    let lease = object(json!({"metadata": {"name": "postgres"},
+        "spec": {"holderIdentity": "a", "leaseDurationSeconds": 10, "renewTime": "2026-01-01T00:00:00.000001Z"}}));
+    let lease = leases.create(&PostParams::default(), &lease).await.unwrap();
+    (leases, lease)
+}
+
+pub async fn merge<K>(api: &Api<K>, name: &str, patch: Value) -> Result<K, kube::Error>
+where
+    K: Clone + std::fmt::Debug + DeserializeOwned,
+{
+    api.patch(name, &PatchParams::default(), &Patch::Merge(patch))
+        .await
+}
+
+pub fn number(object: &impl ResourceExt) -> u64 {
+    object.resource_version().unwrap().parse().unwrap()
 }

@@ -196,7 +196,7 @@ impl Mind<'_> {
     fn come_back(&mut self, record: &Record, guard: &Status, primary: &Member) -> Chosen {
         let rest = match &guard.rest {
             Some(rest) => Some(rest),
-            None if self.state.rejoin.unreadable => None,
+            None if self.state.rejoin.unreadable || guard.fresh_copy => None,
             None => {
                 self.order(
                     record.term,
@@ -213,7 +213,7 @@ impl Mind<'_> {
                 );
             }
         };
-        let way = self.next_way(record, rest);
+        let way = self.next_way(record, guard, rest);
         self.rejoin_by(way, record, guard, primary)
     }
 
@@ -225,12 +225,12 @@ impl Mind<'_> {
         }
     }
 
-    fn next_way(&self, record: &Record, rest: Option<&RestPosition>) -> RejoinWay {
+    fn next_way(&self, record: &Record, guard: &Status, rest: Option<&RestPosition>) -> RejoinWay {
         let failed = |way| self.state.rejoin.failed.contains(&way);
         let as_it_is = rest.is_some_and(|r| history::is_on_primary_history(record, r.position));
         // A promotion of its own that the record does not know: no rewind can be trusted (invariant 8).
         let known = rest.is_some_and(|r| history::is_recorded(record, r.position.timeline));
-        if as_it_is && !failed(RejoinWay::Follow) {
+        if (as_it_is || guard.fresh_copy) && !failed(RejoinWay::Follow) {
             RejoinWay::Follow
         } else if known && !failed(RejoinWay::Rewind) {
             RejoinWay::Rewind

@@ -10,6 +10,8 @@ use crate::core::why::RejoinWay;
 
 /// How long a failed order waits before it is given again.
 const GUARD_RETRY: Millis = Millis(300);
+/// How long an order waits that came at the wrong moment.
+const GUARD_BUSY: Millis = Millis(100);
 
 impl Mind<'_> {
     /// Takes in the outcomes, then what the newest evidence says about the health of the server.
@@ -24,6 +26,7 @@ impl Mind<'_> {
                     result,
                 } => self.absorb_swap(*kind, *sent_boot, *sent_at, result),
                 Outcome::Guard { order, error } => self.absorb_guard(order, error.as_deref()),
+                Outcome::GuardBusy { .. } => self.state.guard_not_before = self.now().plus(GUARD_BUSY),
                 Outcome::Sql { job, error } => self.absorb_sql(job, error.as_deref()),
             }
         }

@@ -1,0 +1,56 @@
+# pgbaton: see README.md. `make help` lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+# Where cargo puts the binaries: .cargo/config.toml names a target.
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+RELEASE := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)/$(HOST)/release
+
+MEMBERS ?= 3
+DURABILITY ?= sync
+FAULT ?= postmaster-kill
+REPEAT ?= 1
+CLIENTS ?= 8
+SUBNET ?= 0
+KEEP ?=
+JSON ?=
+DEMO_FLAGS = --members $(MEMBERS) --durability $(DURABILITY) --repeat $(REPEAT) --clients $(CLIENTS) --subnet $(SUBNET) \
+	$(foreach fault,$(FAULT),--fault $(fault)) $(if $(KEEP),--keep) $(if $(JSON),--json)
+
+.PHONY: help setup build demo faults test lint deny clean
+
+help: ## Show this list
+	@echo "Targets:"
+	@sed -n 's/^\([a-z]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+	@echo "Settings of 'make demo', with their defaults:"
+	@echo "  FAULT=$(FAULT) (several: FAULT=\"pod-kill pod-delete\"; 'make faults' lists them)  KEEP=1 leaves it running for play"
+	@echo "  MEMBERS=$(MEMBERS) DURABILITY=$(DURABILITY) (or async) REPEAT=$(REPEAT) CLIENTS=$(CLIENTS) SUBNET=$(SUBNET) JSON=1"
+
+setup: ## Install what is missing (PostgreSQL, a C linker), or say what to install
+	@scripts/setup.sh
+
+build: setup ## Build both binaries
+	$(CARGO) build --release --locked --workspace
+
+demo: build ## Start a cluster on this machine, kill its primary, show what happens
+	@$(RELEASE)/pgbaton-chaos demo $(DEMO_FLAGS)
+
+faults: build ## List what the demo can do to the cluster
+	@$(RELEASE)/pgbaton-chaos faults
+
+test: build ## Run all tests
+	$(CARGO) test --release --locked --workspace
+
+lint: ## Check format, lints and dependencies
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@$(MAKE) --no-print-directory deny
+
+deny: ## Check licences, sources and bans of dependencies
+	@if [ -f deny.toml ]; then \
+		scripts/setup.sh cargo-deny && $(CARGO) deny check bans licenses sources; \
+	else echo "no deny.toml: nothing to check"; fi
+
+clean: ## Remove what was built
+	$(CARGO) clean

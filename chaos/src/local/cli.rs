@@ -1,0 +1,169 @@
+//! The command line of `pgbaton-chaos`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use pgbaton::core::record::{Availability, Durability};
+use tracing_subscriber::EnvFilter;
+
+use super::demo::{self, Plan};
+use super::faults::Fault;
+use super::settings::Choice;
+use super::watchdog;
+
+/// Breaks a pgbaton cluster on purpose and says what its clients saw. For trying and testing, never for production.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Starts a cluster of real PostgreSQL servers on this machine, breaks it, and reports
+    Demo(DemoArguments),
+    /// Lists the faults
+    Faults,
+    /// Ends what a killed rig left behind (started by the rig itself)
+    #[command(hide = true)]
+    Watchdog {
+        /// The rig's directory
+        directory: PathBuf,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DurabilityChoice {
+    Sync,
+    Async,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum AvailabilityChoice {
+    Available,
+    Strict,
+}
+
+#[derive(Debug, Parser)]
+struct DemoArguments {
+    /// Number of PostgreSQL servers
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=i64::from(super::settings::MOST_MEMBERS)))]
+    members: u8,
+    /// Whether an acknowledged commit must survive any takeover
+    #[arg(long, value_enum, default_value = "sync")]
+    durability: DurabilityChoice,
+    /// What happens to writes in sync durability when no standby is left
+    #[arg(long, value_enum, default_value = "available")]
+    availability: AvailabilityChoice,
+    /// What to do to the cluster; may be given several times ('pgbaton-chaos faults' lists them)
+    #[arg(long = "fault", value_name = "NAME", default_value = "postmaster-kill")]
+    faults: Vec<Fault>,
+    /// Run the list of faults this many times
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    repeat: u16,
+    /// Clients that write through the Service's address
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=60))]
+    clients: u16,
+    /// Leave the cluster running at the end, until Ctrl-C, and its directory after that
+    #[arg(long)]
+    keep: bool,
+    /// One JSON object for each fault on stdout, and nothing else there
+    #[arg(long)]
+    json: bool,
+    /// All addresses are 127.0.SUBNET.x: choose another one to run several clusters at once
+    #[arg(long, default_value_t = 0)]
+    subnet: u8,
+    /// Directory of all files, new or empty [default: a new one in $XDG_RUNTIME_DIR or /tmp]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// The binary under test [default: pgbaton beside this executable]
+    #[arg(long, value_name = "PATH")]
+    pgbaton: Option<PathBuf>,
+    /// Environment of every sidecar, as NAME=VALUE; may be given several times
+    #[arg(long = "sidecar-env", value_name = "NAME=VALUE", value_parser = name_and_value)]
+    sidecar_env: Vec<(String, String)>,
+}
+
+fn name_and_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("'{text}' is not NAME=VALUE")),
+    }
+}
+
+impl From<DemoArguments> for Plan {
+    fn from(given: DemoArguments) -> Self {
+        Self {
+            choice: Choice {
+                members: given.members,
+                durability: match given.durability {
+                    DurabilityChoice::Sync => Durability::Sync,
+                    DurabilityChoice::Async => Durability::Async,
+                },
+                availability: match given.availability {
+                    AvailabilityChoice::Available => Availability::Available,
+                    AvailabilityChoice::Strict => Availability::Strict,
+                },
+                subnet: given.subnet,
+                directory: given.dir,
+                pgbaton: given.pgbaton,
+                chaos: None,
+                sidecar_env: given.sidecar_env,
+                guard_env: Vec::new(),
+            },
+            faults: given.faults,
+            repeat: usize::from(given.repeat),
+            clients: usize::from(given.clients),
+            keep: given.keep,
+            json: given.json,
+        }
+    }
+}
+
+/// Parses the arguments and runs the command.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_env("PGBATON_CHAOS_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    match arguments.command {
+        Command::Demo(given) => demo(given.into()),
+        Command::Faults => {
+            for fault in Fault::ALL {
+                println!("{fault:<26} {}", fault.description());
+            }
+            ExitCode::SUCCESS
+        }
+        Command::Watchdog { directory } => {
+            watchdog::watch(&directory);
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn demo(plan: Plan) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(demo::run(plan)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! What is done to a cluster on purpose. Each fault is inflicted, taken back where that belongs to it, and has the same end state:
+//! the cluster is whole (see `whole`), nothing is lost, and there were never two writers.
+
+mod control;
+mod data;
+mod freeze;
+mod hand;
+mod kill;
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::time::{Instant, sleep};
+
+use super::rig::Rig;
+
+/// Between two looks while a fault waits for the cluster.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A fault by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// A person orders it with `pgbaton switchover`.
+    Switchover,
+    /// SIGKILL to the primary's postmaster.
+    PostmasterKill,
+    /// SIGKILL to all processes of the primary's pod at once.
+    PodKill,
+    /// Stop signal, grace period, a new pod.
+    PodDelete,
+    /// SIGSTOP to all processes of the primary's pod, SIGCONT later.
+    PodFreeze,
+    /// SIGSTOP to the primary's PostgreSQL processes only.
+    ServerHang,
+    /// SIGKILL to the primary's sidecar.
+    SidecarKill,
+    /// SIGSTOP to the primary's sidecar, SIGCONT later.
+    SidecarFreeze,
+    /// SIGKILL to the primary's guard.
+    GuardKill,
+    /// The API server is away for 30 s.
+    ApiDown,
+    /// The API server restarts.
+    ApiRestart,
+    /// The primary comes back with an empty volume.
+    DataLost,
+    /// A standby comes back with an empty volume.
+    StandbyDataLost,
+    /// The primary's StatefulSet is deleted and applied again.
+    StsDelete,
+    /// Everything is killed at once and returns, first member first.
+    AllKill,
+    /// As `AllKill`, last member first.
+    AllKillReverse,
+    /// As `AllKill`, but only the old primary returns; the others follow when it serves.
+    AllKillPrimaryReturns,
+    /// As `AllKill`, but only the standbys return; the old primary follows when one of them serves.
+    AllKillStandbysReturn,
+    /// SIGKILL to all processes of a standby's pod.
+    StandbyKill,
+    /// SIGSTOP to all processes of a standby's pod, SIGCONT later.
+    StandbyFreeze,
+    /// `pg_ctl promote` on a standby, then `pg_promote()` on one.
+    PromotedByHand,
+    /// `pg_ctl restart` in the primary.
+    RestartedByHand,
+    /// The Lease is deleted and applied again as the manifest ships it.
+    LeaseDeleted,
+    /// A standby is away until the primary has recycled the WAL it needs.
+    WalGone,
+}
+
+impl Fault {
+    /// All of them, in the order of the documentation.
+    pub const ALL: [Self; 24] = [
+        Self::Switchover,
+        Self::PostmasterKill,
+        Self::PodKill,
+        Self::PodDelete,
+        Self::PodFreeze,
+        Self::ServerHang,
+        Self::SidecarKill,
+        Self::SidecarFreeze,
+        Self::GuardKill,
+        Self::ApiDown,
+        Self::ApiRestart,
+        Self::DataLost,
+        Self::StandbyDataLost,
+        Self::StsDelete,
+        Self::AllKill,
+        Self::AllKillReverse,
+        Self::AllKillPrimaryReturns,
+        Self::AllKillStandbysReturn,
+        Self::StandbyKill,
+        Self::StandbyFreeze,
+        Self::PromotedByHand,
+        Self::RestartedByHand,
+        Self::LeaseDeleted,
+        Self::WalGone,
+    ];
+
+    /// As typed at the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Switchover => "switchover",
+            Self::PostmasterKill => "postmaster-kill",
+            Self::PodKill => "pod-kill",
+            Self::PodDelete => "pod-delete",
+            Self::PodFreeze => "pod-freeze",
+            Self::ServerHang => "server-hang",
+            Self::SidecarKill => "sidecar-kill",
+            Self::SidecarFreeze => "sidecar-freeze",
+            Self::GuardKill => "guard-kill",
+            Self::ApiDown => "api-down",
+            Self::ApiRestart => "api-restart",
+            Self::DataLost => "data-lost",
+            Self::StandbyDataLost => "standby-data-lost",
+            Self::StsDelete => "sts-delete",
+            Self::AllKill => "all-kill",
+            Self::AllKillReverse => "all-kill-reverse",
+            Self::AllKillPrimaryReturns => "all-kill-primary-returns",
+            Self::AllKillStandbysReturn => "all-kill-standbys-return",
+            Self::StandbyKill => "standby-kill",
+            Self::StandbyFreeze => "standby-freeze",
+            Self::PromotedByHand => "promoted-by-hand",
+            Self::RestartedByHand => "restarted-by-hand",
+            Self::LeaseDeleted => "lease-deleted",
+            Self::WalGone => "wal-gone",
+        }
+    }
+
+    /// One line for people.
+    #[must_use]
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::Switchover => "A person orders it with 'pgbaton switchover'",
+            Self::PostmasterKill => "SIGKILL to the primary's postmaster",
+            Self::PodKill => "SIGKILL to all processes of the primary's pod at once",
+            Self::PodDelete => "Stop signal, grace period, a new pod",
+            Self::PodFreeze => "SIGSTOP to all processes of the primary's pod, SIGCONT later",
+            Self::ServerHang => "SIGSTOP to the primary's PostgreSQL processes only",
+            Self::SidecarKill => "SIGKILL to the primary's sidecar",
+            Self::SidecarFreeze => "SIGSTOP to the primary's sidecar, SIGCONT later",
+            Self::GuardKill => "SIGKILL to the primary's guard",
+            Self::ApiDown => "The API server is away for 30 s",
+            Self::ApiRestart => "The API server restarts",
+            Self::DataLost => "The primary comes back with an empty volume",
+            Self::StandbyDataLost => "A standby comes back with an empty volume",
+            Self::StsDelete => "The primary's StatefulSet is deleted and applied again",
+            Self::AllKill => "Everything is killed at once and returns, first member first",
+            Self::AllKillReverse => "as all-kill, last member first",
+            Self::AllKillPrimaryReturns => {
+                "as all-kill, but only the old primary returns; the others follow when it serves"
+            }
+            Self::AllKillStandbysReturn => {
+                "as all-kill, but only the standbys return; the old primary follows when one of them serves"
+            }
+            Self::StandbyKill => "SIGKILL to all processes of a standby's pod",
+            Self::StandbyFreeze => "SIGSTOP to all processes of a standby's pod, SIGCONT later",
+            Self::PromotedByHand => "'pg_ctl promote' on a standby, then 'pg_promote()' on one",
+            Self::RestartedByHand => "'pg_ctl restart' in the primary",
+            Self::LeaseDeleted => "The Lease is deleted and applied again as the manifest ships it",
+            Self::WalGone => "A standby is away until the primary has recycled the WAL it needs",
+        }
+    }
+
+    /// How many members it needs.
+    #[must_use]
+    pub fn least_members(self) -> u8 {
+        match self {
+            Self::ApiDown | Self::ApiRestart | Self::SidecarKill | Self::AllKill => 1,
+            _ => 2,
+        }
+    }
+
+    /// Does it, and takes back what is to be taken back.
+    ///
+    /// # Errors
+    /// When it could not be done: then nothing is known about the cluster's answer to it.
+    pub async fn inflict(self, rig: &Rig) -> Result<Inflicted> {
+        match self {
+            Self::Switchover => hand::switchover(rig).await,
+            Self::PostmasterKill => kill::postmaster(rig).await,
+            Self::PodKill => kill::primary(rig).await,
+            Self::PodDelete => control::pod_delete(rig).await,
+            Self::PodFreeze => freeze::pod(rig).await,
+            Self::ServerHang => freeze::server(rig).await,
+            Self::SidecarKill => kill::sidecar(rig).await,
+            Self::SidecarFreeze => freeze::sidecar(rig).await,
+            Self::GuardKill => kill::guard(rig).await,
+            Self::ApiDown => control::api_down(rig).await,
+            Self::ApiRestart => control::api_restart(rig).await,
+            Self::DataLost => data::primary_lost(rig).await,
+            Self::StandbyDataLost => data::standby_lost(rig).await,
+            Self::StsDelete => control::stateful_set_delete(rig).await,
+            Self::AllKill => kill::all(rig, kill::Return::FirstToLast).await,
+            Self::AllKillReverse => kill::all(rig, kill::Return::LastToFirst).await,
+            Self::AllKillPrimaryReturns => kill::all(rig, kill::Return::PrimaryFirst).await,
+            Self::AllKillStandbysReturn => kill::all(rig, kill::Return::StandbysFirst).await,
+            Self::StandbyKill => kill::standby(rig).await,
+            Self::StandbyFreeze => freeze::standby(rig).await,
+            Self::PromotedByHand => hand::promoted(rig).await,
+            Self::RestartedByHand => hand::restarted(rig).await,
+            Self::LeaseDeleted => control::lease_deleted(rig).await,
+            Self::WalGone => data::wal_gone(rig).await,
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Fault {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|fault| fault.name() == text);
+        found.ok_or_else(|| {
+            let names: Vec<&str> = Self::ALL.iter().map(|fault| fault.name()).collect();
+            format!("there is no fault '{text}'; there are: {}", names.join(", "))
+        })
+    }
+}
+
+/// A fault that was done.
+#[derive(Debug, Clone)]
+pub struct Inflicted {
+    /// When it began.
+    pub at: Instant,
+    /// When it was over and the cluster could heal; the same as `at` for a blow.
+    pub over: Instant,
+    /// Whom it hit; its way back is measured.
+    pub hit: Option<String>,
+    /// What was done, for people.
+    pub did: String,
+}
+
+impl Inflicted {
+    /// A blow: over as soon as it was given.
+    fn blow(at: Instant, hit: &str, did: String) -> Self {
+        Self {
+            at,
+            over: at,
+            hit: Some(hit.to_owned()),
+            did,
+        }
+    }
+
+    /// Something that lasted until now.
+    fn lasting(at: Instant, hit: Option<&str>, did: String) -> Self {
+        Self {
+            at,
+            over: Instant::now(),
+            hit: hit.map(str::to_owned),
+            did,
+        }
+    }
+}
+
+/// Waits until the condition holds, at most for `bound`; whether it did.
+async fn until(bound: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + bound;
+    while !condition() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        sleep(LOOK).await;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_is_found_by_its_name() {
+        for fault in Fault::ALL {
+            assert_eq!(fault.name().parse(), Ok(fault));
+        }
+        let error = "pod-kil".parse::<Fault>().unwrap_err();
+        assert!(
+            error.contains("no fault 'pod-kil'") && error.contains("pod-kill"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,259 @@
+//! The timeline: what the record, the Service and each sidecar's status said, with the time since a start.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::member::Member;
+use super::objects::CLUSTER;
+use super::settings::SIDECAR_PORT;
+use super::store::{Kind, Store};
+use super::whole::record_of;
+
+/// Between two looks at a sidecar's status: often enough for people, cheap for the sidecar.
+const LOOK: Duration = Duration::from_millis(100);
+const ASK_BOUND: Duration = Duration::from_millis(500);
+/// More than any status; what is longer is cut off and then not JSON.
+const STATUS_LIMIT: u64 = 1 << 20;
+
+/// One line of the timeline.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// When it was seen.
+    pub at: Instant,
+    /// Who said it: a member, `record`, `service`.
+    pub who: String,
+    /// What.
+    pub what: String,
+    /// The guard's operation that was seen to run: `initialise`, `clone`, `rewind`.
+    pub operation: Option<String>,
+}
+
+/// Watches until dropped.
+#[derive(Debug)]
+pub struct Observer {
+    entries: Arc<Mutex<Vec<Entry>>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Observer {
+    /// Starts to watch.
+    #[must_use]
+    pub fn start(store: &Store, members: &[Member]) -> Self {
+        let entries = Arc::new(Mutex::new(Vec::new()));
+        let mut tasks: Vec<JoinHandle<()>> = members
+            .iter()
+            .map(|member| tokio::spawn(watch_member(member.clone(), entries.clone())))
+            .collect();
+        tasks.push(tokio::spawn(watch_record(store.clone(), entries.clone())));
+        tasks.push(tokio::spawn(watch_service(store.clone(), entries.clone())));
+        Self { entries, tasks }
+    }
+
+    /// What was seen from `from` on, in order.
+    #[must_use]
+    pub fn since(&self, from: Instant) -> Vec<Entry> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut since: Vec<Entry> = entries.iter().filter(|entry| entry.at >= from).cloned().collect();
+        since.sort_by_key(|entry| entry.at);
+        since
+    }
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+fn add(entries: &Mutex<Vec<Entry>>, who: &str, what: String) {
+    let entry = Entry {
+        at: Instant::now(),
+        who: who.to_owned(),
+        what,
+        operation: None,
+    };
+    entries.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
+}
+
+async fn watch_member(member: Member, entries: Arc<Mutex<Vec<Entry>>>) {
+    let mut last: Option<(String, Option<String>)> = None;
+    loop {
+        let now = match status(member.ip).await {
+            Ok(status) => (summary(&status), operation(&status)),
+            Err(_) => ("its sidecar does not answer".to_owned(), None),
+        };
+        if last.as_ref() != Some(&now) {
+            let (what, operation) = now.clone();
+            let entry = Entry {
+                at: Instant::now(),
+                who: member.name.clone(),
+                what,
+                operation,
+            };
+            entries.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
+            last = Some(now);
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// Role, reason and running operation; the rest of a status changes all the time.
+fn summary(status: &Value) -> String {
+    let text = |path: &str| {
+        status
+            .pointer(path)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    // `why` is a text, or a code with a text.
+    let why = if text("/why").is_empty() {
+        text("/why/text")
+    } else {
+        text("/why")
+    };
+    let parts = [
+        text("/role"),
+        why,
+        operation(status).map_or_else(String::new, |kind| format!("{kind} runs")),
+    ];
+    parts
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
+fn operation(status: &Value) -> Option<String> {
+    Some(status.pointer("/guard/operation/kind")?.as_str()?.to_owned())
+}
+
+async fn watch_record(store: Store, entries: Arc<Mutex<Vec<Entry>>>) {
+    let mut leases = store.watch_one(Kind::Lease, CLUSTER);
+    let mut last: BTreeMap<&'static str, String> = BTreeMap::new();
+    loop {
+        let lease = leases.borrow_and_update().clone();
+        for (key, value) in lease_facts(lease.as_ref()) {
+            if last.get(key) != Some(&value) {
+                if !value.is_empty() {
+                    add(&entries, "record", format!("{key}: {value}"));
+                }
+                last.insert(key, value);
+            }
+        }
+        if leases.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn lease_facts(lease: Option<&Value>) -> Vec<(&'static str, String)> {
+    let Some(lease) = lease else {
+        return vec![("Lease", "deleted".to_owned())];
+    };
+    let holder = lease
+        .pointer("/spec/holderIdentity")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let holder = holder.split('_').next().unwrap_or_default();
+    let mut facts = vec![
+        ("Lease", "present".to_owned()),
+        (
+            "holder",
+            if holder.is_empty() {
+                "nobody".to_owned()
+            } else {
+                holder.to_owned()
+            },
+        ),
+    ];
+    let Some(record) = record_of(lease) else {
+        facts.push(("record", "missing or unreadable".to_owned()));
+        return facts;
+    };
+    let primary = record.primary.as_ref();
+    facts.push((
+        "primary",
+        primary.map_or_else(String::new, |p| format!("{} in term {}", p.member, record.term)),
+    ));
+    facts.push((
+        "step",
+        record
+            .step
+            .as_ref()
+            .map_or_else(String::new, |step| format!("{step:?}")),
+    ));
+    facts.push(("sync set", record.current_set().names()));
+    facts.push((
+        "released",
+        record
+            .released
+            .map_or_else(String::new, |term| format!("term {term}")),
+    ));
+    if let Some(newest) = record.history.last() {
+        facts.push((
+            "why",
+            format!("{} leads term {}: {}", newest.member, newest.term, newest.why),
+        ));
+    }
+    facts
+}
+
+async fn watch_service(store: Store, entries: Arc<Mutex<Vec<Entry>>>) {
+    let mut services = store.watch_one(Kind::Service, CLUSTER);
+    let mut last = None;
+    loop {
+        let service = services.borrow_and_update().clone().unwrap_or_default();
+        let selected = service
+            .pointer("/spec/selector/app")
+            .and_then(Value::as_str)
+            .unwrap_or("nobody")
+            .to_owned();
+        if last.as_ref() != Some(&selected) {
+            add(&entries, "service", format!("new connections go to {selected}"));
+            last = Some(selected);
+        }
+        if services.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The sidecar's `GET /status`.
+///
+/// # Errors
+/// When it does not answer in time, or not with a JSON object.
+pub async fn status(ip: Ipv4Addr) -> Result<Value> {
+    let asked = timeout(ASK_BOUND, get(ip, "/status")).await;
+    let body =
+        asked.with_context(|| format!("the sidecar at {ip} did not answer within {ASK_BOUND:?}"))??;
+    serde_json::from_str(&body).with_context(|| format!("the sidecar at {ip} did not answer with JSON"))
+}
+
+async fn get(ip: Ipv4Addr, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect((ip, SIDECAR_PORT)).await?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {ip}:{SIDECAR_PORT}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.take(STATUS_LIMIT).read_to_end(&mut answer).await?;
+    let answer = String::from_utf8_lossy(&answer);
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
+        bail!("not an HTTP answer");
+    };
+    let code = head.split_whitespace().nth(1).unwrap_or_default();
+    if code != "200" {
+        bail!("HTTP status {code}");
+    }
+    Ok(body.to_owned())
+}

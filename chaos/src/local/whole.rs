@@ -1,0 +1,198 @@
+//! Is the cluster whole? One primary, everybody else streaming from it, and Kubernetes' objects saying the same.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use pgbaton::core::record::{Durability, Record};
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use super::member::Member;
+use super::objects::{CLUSTER, PRIMARY_ADDRESS, RECORD_ANNOTATION, STANDBY_MODE};
+use super::settings::Settings;
+use super::sql;
+use super::store::{Kind, Store};
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The record as the Lease carries it now; none when there is no Lease or no readable record.
+#[must_use]
+pub fn record(store: &Store) -> Option<Record> {
+    let lease = store.get(Kind::Lease, CLUSTER)?;
+    record_of(&lease)
+}
+
+/// The record in a Lease object.
+#[must_use]
+pub fn record_of(lease: &Value) -> Option<Record> {
+    let text = lease
+        .get("metadata")?
+        .get("annotations")?
+        .get(RECORD_ANNOTATION)?
+        .as_str()?;
+    Record::parse(text).ok()
+}
+
+/// What is missing; empty: the cluster is whole.
+pub async fn missing(settings: &Settings, store: &Store, members: &[Member]) -> Vec<String> {
+    let Some(record) = record(store) else {
+        return vec!["the Lease has no readable record".to_owned()];
+    };
+    let Some(primary) = &record.primary else {
+        return vec!["the record names no primary".to_owned()];
+    };
+    let primary_name = primary.member.as_str();
+    let Some(home) = members.iter().find(|member| member.name == primary_name) else {
+        return vec![format!(
+            "the recorded primary {primary_name} is no member of this rig"
+        )];
+    };
+    let mut missing = Vec::new();
+    if let Some(step) = &record.step {
+        missing.push(format!("a step is still in progress: {step:?}"));
+    }
+    for member in members {
+        if !record
+            .members
+            .iter()
+            .any(|recorded| recorded.member.as_str() == member.name)
+        {
+            missing.push(format!("the record does not have {}", member.name));
+        }
+    }
+    missing.extend(objects_missing(store, members, primary_name));
+    missing.extend(streaming_missing(settings, &record, members, home).await);
+    if record.durability == Durability::Sync {
+        let set: BTreeSet<String> = record
+            .current_set()
+            .standbys
+            .iter()
+            .map(|standby| standby.member.as_str().to_owned())
+            .collect();
+        for member in members
+            .iter()
+            .filter(|member| member.name != primary_name && !set.contains(&member.name))
+        {
+            missing.push(format!("{} is not in the sync set", member.name));
+        }
+    }
+    missing
+}
+
+/// Selector of the Service and env of every StatefulSet.
+fn objects_missing(store: &Store, members: &[Member], primary: &str) -> Vec<String> {
+    let mut missing = Vec::new();
+    let service = store.get(Kind::Service, CLUSTER).unwrap_or_default();
+    let selected = service.pointer("/spec/selector/app").and_then(Value::as_str);
+    if selected != Some(primary) {
+        missing.push(format!("the Service points at {}", selected.unwrap_or("nobody")));
+    }
+    for member in members {
+        let Some(set) = store.get(Kind::StatefulSet, &member.name) else {
+            missing.push(format!("there is no StatefulSet {}", member.name));
+            continue;
+        };
+        let wanted = if member.name == primary {
+            ("off", "")
+        } else {
+            ("on", primary)
+        };
+        for (name, wanted) in [(STANDBY_MODE, wanted.0), (PRIMARY_ADDRESS, wanted.1)] {
+            if let Some(wrong) = env_values(&set, name).into_iter().find(|value| value != wanted) {
+                missing.push(format!(
+                    "StatefulSet {} says {name}='{wrong}', not '{wanted}'",
+                    member.name
+                ));
+            }
+        }
+    }
+    missing
+}
+
+/// All values of an env variable in a StatefulSet's template.
+#[must_use]
+pub fn env_values(set: &Value, name: &str) -> Vec<String> {
+    [
+        "/spec/template/spec/initContainers",
+        "/spec/template/spec/containers",
+    ]
+    .iter()
+    .filter_map(|list| set.pointer(list)?.as_array())
+    .flatten()
+    .filter_map(|container| container.get("env")?.as_array())
+    .flatten()
+    .filter(|variable| variable.get("name").and_then(Value::as_str) == Some(name))
+    .map(|variable| {
+        variable
+            .get("value")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    })
+    .collect()
+}
+
+/// Everybody but the primary streams from it under the name of its recorded data, and is a standby.
+async fn streaming_missing(
+    settings: &Settings,
+    record: &Record,
+    members: &[Member],
+    home: &Member,
+) -> Vec<String> {
+    let question = "SELECT application_name FROM pg_stat_replication WHERE state = 'streaming' \
+                    AND NOT pg_is_in_recovery()";
+    let streaming = match sql::ask(settings, home.ip, question).await {
+        Ok(rows) => rows,
+        Err(error) => return vec![format!("the primary {} cannot be asked: {error:#}", home.name)],
+    };
+    let streaming: BTreeSet<String> = streaming
+        .into_iter()
+        .filter_map(|row| row.into_iter().next().flatten())
+        .collect();
+    let mut missing = Vec::new();
+    for member in members.iter().filter(|member| member.name != home.name) {
+        let recorded = record
+            .members
+            .iter()
+            .find(|recorded| recorded.member.as_str() == member.name);
+        let Some(recorded) = recorded else { continue };
+        let name = recorded.data().standby_name();
+        if !streaming.contains(&name) {
+            missing.push(format!(
+                "{} does not stream from {} as {name}",
+                member.name, home.name
+            ));
+            continue;
+        }
+        match sql::ask_one(settings, member.ip, "SELECT pg_is_in_recovery()").await {
+            Ok(answer) if answer == "t" => {}
+            Ok(_) => missing.push(format!("{} is not a standby", member.name)),
+            Err(error) => missing.push(format!("{} cannot be asked: {error:#}", member.name)),
+        }
+    }
+    missing
+}
+
+/// Waits until the cluster is whole.
+///
+/// # Errors
+/// What is still missing after `bound`.
+pub async fn wait(
+    settings: &Settings,
+    store: &Store,
+    members: &[Member],
+    bound: Duration,
+) -> Result<(), Vec<String>> {
+    let deadline = Instant::now() + bound;
+    loop {
+        let missing = missing(settings, store, members).await;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(missing);
+        }
+        sleep(LOOK).await;
+    }
+}

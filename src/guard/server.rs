@@ -1,0 +1,520 @@
+//! Starts, reloads, stops and promotes the server.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::children::Exit;
+use super::clock::boot_ms;
+use super::control::{Control, ControlState, PidFile};
+use super::disk::{lay_file, remove_if_there};
+use super::live::{Guard, Role, lock};
+use super::processes::{Table, read_one};
+use super::protocol::{DataState, DownReason, Refusal, RestPosition, Server};
+use super::timelines::{history_name, with_history, with_segments};
+use super::wal::end_of_wal;
+use crate::core::types::{Lsn, Position, Term, Timeline};
+
+/// Lines of the server's output that are kept for the status.
+const KEPT_LINES: usize = 8;
+/// Longest of them.
+const KEPT_BYTES: usize = 300;
+/// How long an immediate shutdown may take.
+const IMMEDIATE: Duration = Duration::from_secs(1);
+/// How long a promotion may take; the permit usually ends it before.
+const PROMOTION: Duration = Duration::from_secs(60);
+
+/// Why an order was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Problem {
+    /// Nothing was changed.
+    Refused(Refusal, String),
+    /// Begun, not finished well.
+    Failed(String),
+}
+
+impl From<std::io::Error> for Problem {
+    fn from(e: std::io::Error) -> Self {
+        Self::Failed(e.to_string())
+    }
+}
+
+/// Result of an order.
+pub type Outcome<T = ()> = Result<T, Problem>;
+
+/// A refusal because of the server's or PGDATA's state.
+pub fn wrong_state<T>(why: impl Into<String>) -> Outcome<T> {
+    Err(Problem::Refused(Refusal::WrongState, why.into()))
+}
+
+impl Guard {
+    /// Starts the server in this role. `term`: the permit that it needs; none for a standby. The caller has written the settings.
+    ///
+    /// # Errors
+    /// When it could not be started; it is down then.
+    pub fn start(self: &Arc<Self>, role: Role, term: Option<Term>, last: &[&str]) -> Outcome {
+        if role != Role::Initialising {
+            if self.live().data != DataState::Complete {
+                return wrong_state("PGDATA holds no complete database: initialise or clone first");
+            }
+            self.clear_the_way()?;
+        }
+        self.clear_socket_locks();
+        let output = Arc::new(Mutex::new(VecDeque::new()));
+        let claimed = self.update(|live| {
+            let permitted = |t: Term| {
+                live.permit
+                    .is_some_and(|p| p.term == t && p.deadline_boot_ms > boot_ms())
+            };
+            if term.is_some_and(|t| !permitted(t)) {
+                return None;
+            }
+            live.role = role;
+            live.server = Server::Starting;
+            live.rest = None;
+            live.seen_recovery = false;
+            live.restartable = false;
+            live.output = Arc::clone(&output);
+            Some(live.fences)
+        });
+        let Some(fences) = claimed else {
+            return Err(Problem::Refused(
+                Refusal::NotPermitted,
+                "the server may run read-write only under a live permit of the order's term".to_owned(),
+            ));
+        };
+        let spawned = self
+            .lay_signals(role)
+            .and_then(|()| self.spawn_server(last, &output));
+        let result = self.update(|live| match spawned {
+            Ok(pid) if live.fences == fences => {
+                live.server_pid = Some(pid);
+                Ok(())
+            }
+            Ok(_) => Err(None),
+            Err(e) => {
+                if live.fences == fences {
+                    live.role = Role::None;
+                    live.server = Server::Down {
+                        reason: DownReason::Crashed,
+                        detail: e.to_string(),
+                    };
+                }
+                Err(Some(e))
+            }
+        });
+        match result {
+            Ok(()) => {
+                tracing::info!(?role, "started the server");
+                Ok(())
+            }
+            Err(None) => {
+                // Fenced while it was being started: the fence may have looked before there was anything to see.
+                self.belongs.kill_all(&self.spared());
+                self.lay_standby_signal();
+                Err(Problem::Failed(
+                    "the permit ended while the server was started".to_owned(),
+                ))
+            }
+            Err(Some(e)) => {
+                self.lay_standby_signal();
+                Err(Problem::Failed(format!(
+                    "cannot start '{}': {e}. Is it in the image, and executable?",
+                    self.command.program
+                )))
+            }
+        }
+    }
+
+    /// Removes what would keep the server from starting or make it something else.
+    fn clear_the_way(&self) -> Outcome {
+        let pgdata = &self.settings.pgdata;
+        let strays = self.belongs.strays(&Table::read(), &[]);
+        if let Some(stray) = strays.first() {
+            return wrong_state(format!(
+                "process {} of PostgreSQL still runs in PGDATA",
+                stray.pid
+            ));
+        }
+        // With nobody in PGDATA its number is that of something else, or of nothing; PostgreSQL itself would only ask kill(0).
+        if remove_if_there(&pgdata.join("postmaster.pid"))? {
+            tracing::info!("removed a stale postmaster.pid");
+        }
+        super::prepare::restrict(pgdata)?;
+        for file in ["promote", "recovery.signal"] {
+            remove_if_there(&pgdata.join(file))?;
+        }
+        let removed = self.clean_auto_conf(pgdata)?;
+        self.report_auto_conf(&removed);
+        Ok(())
+    }
+
+    fn lay_signals(&self, role: Role) -> std::io::Result<()> {
+        match role {
+            Role::Standby => lay_file(&self.standby_signal()),
+            Role::Primary => remove_if_there(&self.standby_signal()).map(drop),
+            Role::None | Role::Promoting | Role::Initialising => Ok(()),
+        }
+    }
+
+    fn spawn_server(
+        self: &Arc<Self>,
+        last: &[&str],
+        output: &Arc<Mutex<VecDeque<String>>>,
+    ) -> std::io::Result<i32> {
+        let mut command = Command::new(&self.command.program);
+        command
+            .args(self.command.arguments(&self.settings.config_file(), last))
+            .env("PGDATA", &self.settings.pgdata)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        if let Some(home) = &self.settings.home {
+            command.env("HOME", home);
+        }
+        let (pid, mut child) = self.children.spawn(&mut command)?;
+        if let Some(stderr) = child.stderr.take() {
+            let output = Arc::clone(output);
+            std::thread::spawn(move || pass_on(stderr, &output));
+        }
+        Ok(pid)
+    }
+
+    /// The postmaster: the process started, or one below it when the entrypoint stays in between.
+    #[must_use]
+    pub fn postmaster(&self) -> Option<i32> {
+        let server = self.live().server_pid?;
+        if read_one(server).is_some_and(|p| p.is_postgres()) {
+            return Some(server);
+        }
+        let file = PidFile::read(&self.settings.pgdata)?;
+        Table::read().descends(file.pid, server).then_some(file.pid)
+    }
+
+    /// Makes the server read its configuration again.
+    pub fn reload(&self) {
+        if let Some(pid) = self.postmaster() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGHUP);
+        }
+    }
+
+    /// Gives up the permit and ends the server: fast, after `fast` immediate, then SIGKILL; a writing one never later than its permit's
+    /// end. Lays `standby.signal`.
+    pub fn stop_server(self: &Arc<Self>, fast: Duration, reason: DownReason) {
+        let postmaster = self.postmaster();
+        let (pid, kill_at) = self.update(|live| {
+            let kill_at = live
+                .permit
+                .filter(|_| live.role.writes())
+                .map(|p| p.deadline_boot_ms);
+            live.permit = None;
+            live.role = Role::None;
+            live.fences += 1;
+            live.restartable = false;
+            live.stopping_server = true;
+            live.cancelled = live.operation.is_some();
+            if !matches!(live.server, Server::Down { .. }) {
+                live.server = Server::Stopping;
+            }
+            (live.server_pid, kill_at)
+        });
+        self.end_operation();
+        if let Some(pid) = pid {
+            let target = Pid::from_raw(postmaster.unwrap_or(pid));
+            let until_kill = |at_most: Duration| {
+                kill_at.map_or(at_most, |at| {
+                    at_most.min(Duration::from_millis(at.saturating_sub(boot_ms())))
+                })
+            };
+            let mut exit = None;
+            if !fast.is_zero() {
+                let _ = kill(target, Signal::SIGINT);
+                exit = self.wait_for_end(pid, until_kill(fast));
+            }
+            if exit.is_none() {
+                let _ = kill(target, Signal::SIGQUIT);
+                exit = self.wait_for_end(pid, until_kill(IMMEDIATE));
+            }
+            tracing::info!(exit = %exit.map_or_else(|| "none: killed".to_owned(), |e| e.to_string()), "stopped the server");
+        }
+        self.belongs.kill_all(&self.spared());
+        self.update(|live| {
+            live.stopping_server = false;
+            live.server_pid = None;
+            if pid.is_some() || !matches!(live.server, Server::Down { .. }) {
+                live.server = Server::Down {
+                    reason,
+                    detail: String::new(),
+                };
+            }
+        });
+        self.lay_standby_signal();
+    }
+
+    fn wait_for_end(&self, pid: i32, at_most: Duration) -> Option<Exit> {
+        if !self.children.is_foreign(pid) {
+            return self.children.wait(pid, at_most);
+        }
+        let end = Instant::now() + at_most;
+        loop {
+            if read_one(pid).is_none_or(|p| !p.is_alive()) {
+                return Some(Exit::Status(0));
+            }
+            if Instant::now() >= end {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Reads where the stopped server's WAL ends and keeps it for the status.
+    pub fn read_rest(&self, hint: Option<Lsn>) -> Option<Position> {
+        // A copy that was not recovered yet: the WAL beside it may be of another history.
+        let fresh_copy = self.settings.pgdata.join("backup_label").exists();
+        if self.live().data != DataState::Complete || fresh_copy {
+            self.update(|live| {
+                live.rest = None;
+                live.fresh_copy = fresh_copy;
+            });
+            return None;
+        }
+        let rest = rest_position(&self.settings.pgdata, hint);
+        let problem = rest
+            .as_ref()
+            .err()
+            .map(|e| format!("the end of WAL could not be read: {e}"));
+        self.warn("end of WAL", problem);
+        let rest = rest.ok();
+        self.update(|live| live.rest.clone_from(&rest));
+        rest.map(|r| r.position)
+    }
+
+    /// Promotes the running standby; on success it is in production on this timeline.
+    ///
+    /// # Errors
+    /// Without permit or pledge, when a number is used already, or when PostgreSQL does not do it.
+    pub fn promote(self: &Arc<Self>, term: Term, timeline: Timeline) -> Outcome {
+        let pgdata = self.settings.pgdata.clone();
+        let (role, pledge) = {
+            let live = self.live();
+            (live.role, live.pledge.clone())
+        };
+        if role != Role::Standby {
+            return wrong_state("no standby runs here that could be promoted");
+        }
+        if pledge.as_ref().is_none_or(|p| p.term != term) {
+            return Err(Problem::Refused(
+                Refusal::NotPermitted,
+                format!("a promotion in term {term} needs a pledge to it first"),
+            ));
+        }
+        self.lay_histories(timeline, pledge.and_then(|p| p.position))?;
+        let fences = self.update(|live| {
+            let permitted = live
+                .permit
+                .is_some_and(|p| p.term == term && p.deadline_boot_ms > boot_ms());
+            (permitted && live.role == Role::Standby).then(|| {
+                live.role = Role::Promoting;
+                live.fences
+            })
+        });
+        let Some(fences) = fences else {
+            return Err(Problem::Refused(
+                Refusal::NotPermitted,
+                format!("a promotion needs a live permit of term {term}"),
+            ));
+        };
+        let began = Instant::now();
+        let result = self.run_promotion(&pgdata, fences);
+        // From now on the watcher removes it again; a promotion that did not happen must not happen later.
+        let _ = remove_if_there(&pgdata.join("promote"));
+        if let Err(problem) = result {
+            self.update(|live| {
+                if live.fences == fences && live.role == Role::Promoting {
+                    live.role = Role::Standby;
+                }
+            });
+            return Err(problem);
+        }
+        self.check_timeline(timeline)?;
+        let done = self.update(|live| {
+            let ours = live.fences == fences && live.role == Role::Promoting;
+            if ours {
+                live.role = Role::Primary;
+                live.server = Server::Primary;
+            }
+            ours
+        });
+        if !done {
+            return Err(Problem::Failed(
+                "the permit ended during the promotion".to_owned(),
+            ));
+        }
+        tracing::info!(%term, %timeline, ms = began.elapsed().as_millis(), "promoted");
+        Ok(())
+    }
+
+    fn run_promotion(&self, pgdata: &Path, fences: u64) -> Outcome {
+        let mut command = self.tool("pg_ctl");
+        command.arg("promote").arg("-W").arg("-D").arg(pgdata);
+        let (exit, output) = self.run_tool(&mut command, Duration::from_secs(10))?;
+        if !exit.is_success() {
+            return Err(Problem::Failed(format!(
+                "pg_ctl promote failed ({exit}): {output}"
+            )));
+        }
+        let end = Instant::now() + PROMOTION;
+        loop {
+            if matches!(Control::read(pgdata), Ok(c) if c.state == ControlState::InProduction) {
+                return Ok(());
+            }
+            let live = self.live();
+            if live.fences != fences || live.role != Role::Promoting {
+                return Err(Problem::Failed(
+                    "the server ended during the promotion".to_owned(),
+                ));
+            }
+            drop(live);
+            if Instant::now() >= end {
+                return Err(Problem::Failed(format!(
+                    "the server did not leave recovery within {} s of pg_ctl promote",
+                    PROMOTION.as_secs()
+                )));
+            }
+            std::thread::sleep(Duration::from_millis(3));
+        }
+    }
+
+    /// Bars every number below `timeline` that has no history, so that PostgreSQL takes exactly this one (invariant 8).
+    fn lay_histories(&self, timeline: Timeline, held: Option<Position>) -> Outcome {
+        let pg_wal = self.settings.pgdata.join("pg_wal");
+        let there = with_history(&pg_wal)?;
+        let newest = with_segments(&pg_wal)?
+            .into_iter()
+            .chain(there.iter().copied())
+            .max();
+        if newest.is_some_and(|n| n >= timeline) {
+            return wrong_state(format!(
+                "timeline {} is in pg_wal already, so {timeline} cannot be a new one here",
+                newest.unwrap_or(timeline)
+            ));
+        }
+        let from = held.map_or(1, |p| p.timeline.0) + 1;
+        for number in from..timeline.0 {
+            if !there.contains(&Timeline(number)) {
+                lay_file(&pg_wal.join(history_name(Timeline(number))))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The promotion made this timeline and no other; else the server is ended.
+    fn check_timeline(self: &Arc<Self>, timeline: Timeline) -> Outcome {
+        let path = self.settings.pgdata.join("pg_wal").join(history_name(timeline));
+        let made = fs::metadata(&path).is_ok_and(|m| m.len() > 0);
+        if made {
+            return Ok(());
+        }
+        let detail = format!("the promotion did not make timeline {timeline}");
+        self.fence(DownReason::Unpermitted, &detail, |_| true);
+        Err(Problem::Failed(detail))
+    }
+
+    /// A program of PostgreSQL, of the data's version where several are installed. Speaks English.
+    #[must_use]
+    pub fn tool(&self, name: &str) -> Command {
+        let major = self.live().major_version.unwrap_or(0);
+        let versioned = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin/{name}"));
+        let mut command = Command::new(if versioned.exists() {
+            versioned
+        } else {
+            PathBuf::from(name)
+        });
+        command
+            .env("LC_ALL", "C")
+            .env("PGDATA", &self.settings.pgdata)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a short-lived program; answers how it ended and what it wrote.
+    ///
+    /// # Errors
+    /// When it cannot be started, or has not ended in time (it is killed then).
+    pub fn run_tool(&self, command: &mut Command, at_most: Duration) -> Outcome<(Exit, String)> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let (pid, mut child) = self
+            .children
+            .spawn(command)
+            .map_err(|e| Problem::Failed(format!("cannot run {name}: {e}")))?;
+        let stderr = child.stderr.take();
+        let Some(exit) = self.children.wait(pid, at_most) else {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            return Err(Problem::Failed(format!(
+                "{name} did not end within {} s",
+                at_most.as_secs()
+            )));
+        };
+        let mut text = String::new();
+        if let Some(stderr) = stderr {
+            let _ = stderr.take(4096).read_to_string(&mut text);
+        }
+        Ok((exit, text.trim().to_owned()))
+    }
+}
+
+/// The end of a stopped server's WAL, and whether it was shut down cleanly.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn rest_position(pgdata: &Path, hint: Option<Lsn>) -> std::io::Result<RestPosition> {
+    let control = Control::read(pgdata)?;
+    if control.state == ControlState::ShutDown {
+        let position = Position {
+            timeline: control.timeline,
+            last_record: control.checkpoint,
+        };
+        return Ok(RestPosition {
+            position,
+            clean: true,
+        });
+    }
+    Ok(RestPosition {
+        position: end_of_wal(pgdata, hint)?,
+        clean: control.state == ControlState::ShutDownInRecovery,
+    })
+}
+
+/// Passes the server's messages on to the container's log and keeps the last ones.
+fn pass_on(from: impl Read, kept: &Mutex<VecDeque<String>>) {
+    let mut reader = BufReader::new(from);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        // Bounded: a line without an end must not fill the memory.
+        match reader.by_ref().take(64 * 1024).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let _ = std::io::stderr().lock().write_all(&line);
+        let text: String = String::from_utf8_lossy(&line)
+            .trim_end()
+            .chars()
+            .take(KEPT_BYTES)
+            .collect();
+        let mut kept = lock(kept);
+        if kept.len() >= KEPT_LINES {
+            kept.pop_front();
+        }
+        kept.push_back(text);
+    }
+}

@@ -1,0 +1,242 @@
+//! Watches what PostgreSQL does, not what it was told: leaves recovery, ends, is started or promoted by somebody else.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::children::Exit;
+use super::control::{Control, ControlState, PidFile};
+use super::live::{Guard, Live, Role, lock};
+use super::processes::{Table, read_one, working_directory};
+use super::protocol::{DownReason, Server};
+
+/// How often the files are looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// How often all processes are looked at.
+const LOOK_AT_PROCESSES: Duration = Duration::from_millis(250);
+/// How often housekeeping is done.
+const HOUSEKEEPING: Duration = Duration::from_millis(500);
+
+impl Guard {
+    /// The thread that notices the server's end and PostgreSQL processes that nobody ordered. Reads /proc only.
+    pub fn watch_processes(self: &Arc<Self>) {
+        let mut looked = Instant::now();
+        loop {
+            let live = self.wait(self.live(), LOOK);
+            let pid = live.server_pid;
+            drop(live);
+            if let Some(exit) = pid.and_then(|pid| self.exit_of(pid)) {
+                self.server_ended(pid, exit);
+            }
+            if looked.elapsed() >= LOOK_AT_PROCESSES {
+                looked = Instant::now();
+                self.end_strays();
+            }
+        }
+    }
+
+    /// How the server's process ended. An adopted one is nobody's child in the table: it has ended when it is gone.
+    fn exit_of(&self, pid: i32) -> Option<Exit> {
+        if self.live().stopping_server {
+            return None;
+        }
+        self.children.take_exit(pid).or_else(|| {
+            let gone = read_one(pid).is_none_or(|p| !p.is_alive());
+            (gone && self.children.is_foreign(pid)).then_some(Exit::Signal(0))
+        })
+    }
+
+    fn server_ended(self: &Arc<Self>, pid: Option<i32>, exit: Exit) {
+        let lines = {
+            let live = self.live();
+            if live.server_pid != pid || live.stopping_server {
+                return;
+            }
+            let lines: Vec<String> = lock(&live.output).iter().cloned().collect();
+            lines.join("\n")
+        };
+        if !exit.is_success() {
+            // Backends outlive their postmaster for a while and may acknowledge in that time.
+            self.belongs.kill_all(&self.spared());
+        }
+        tracing::warn!(%exit, "the server ended by itself");
+        self.update(|live| {
+            if live.server_pid != pid || live.stopping_server {
+                return;
+            }
+            live.restartable = live.role == Role::Primary && live.permit.is_some();
+            live.role = Role::None;
+            live.server_pid = None;
+            live.server = Server::Down {
+                reason: DownReason::Crashed,
+                detail: format!("{exit}\n{lines}"),
+            };
+        });
+    }
+
+    /// A PostgreSQL process in PGDATA outside the server's own tree: taken over if a primary was restarted by hand under a live
+    /// permit, else ended.
+    fn end_strays(self: &Arc<Self>) {
+        let before = self.live().watch_mark();
+        if before.is_busy {
+            return;
+        }
+        let known = [before.server_pid, self.live().operation_pid];
+        let strays = self.belongs.strays(&Table::read(), &known);
+        if let Some(stray) = strays.first() {
+            self.meet_stray(stray.pid, &before);
+        }
+    }
+
+    fn meet_stray(self: &Arc<Self>, pid: i32, before: &WatchMark) {
+        let adopted = self.update(|live| {
+            if live.watch_mark() != *before {
+                return true;
+            }
+            if !live.restartable || live.permit.is_none() {
+                return false;
+            }
+            live.restartable = false;
+            live.role = Role::Primary;
+            live.server_pid = Some(pid);
+            live.server = Server::Starting;
+            true
+        });
+        if adopted {
+            return;
+        }
+        let detail = format!("process {pid} of PostgreSQL runs in PGDATA and was not started by pgbaton");
+        self.fence(DownReason::Unpermitted, &detail, |live| {
+            live.watch_mark() == *before
+        });
+    }
+
+    /// The thread that reads PGDATA.
+    pub fn watch_files(self: &Arc<Self>) {
+        let mut kept = Instant::now();
+        loop {
+            std::thread::sleep(LOOK);
+            self.look_at_files();
+            if kept.elapsed() >= HOUSEKEEPING {
+                kept = Instant::now();
+                self.keep_house();
+            }
+        }
+    }
+
+    fn look_at_files(self: &Arc<Self>) {
+        let before = self.live().watch_mark();
+        if before.is_busy {
+            return;
+        }
+        let pgdata = &self.settings.pgdata;
+        if before.role != Role::Promoting {
+            self.remove_stray_promote();
+        }
+        let pid_file = PidFile::read(pgdata);
+        if let Some(file) = &pid_file
+            && self.is_stray(file, before.server_pid)
+        {
+            self.meet_stray(file.pid, &before);
+            return;
+        }
+        if before.server_pid.is_none() {
+            return;
+        }
+        let Ok(control) = Control::read(pgdata) else {
+            return;
+        };
+        let up = pid_file.is_some_and(|f| f.is_up());
+        match before.role {
+            Role::Standby => {
+                let signal_gone = matches!(self.standby_signal().try_exists(), Ok(false));
+                self.check_standby(&before, control.state, up, signal_gone);
+            }
+            Role::Primary if up && control.state == ControlState::InProduction => {
+                self.settle(&before, &Server::Primary);
+            }
+            _ => {}
+        }
+    }
+
+    fn check_standby(self: &Arc<Self>, before: &WatchMark, state: ControlState, up: bool, signal_gone: bool) {
+        if state == ControlState::InArchiveRecovery {
+            if !self.live().seen_recovery {
+                self.update(|live| {
+                    live.seen_recovery |= live.watch_mark() == *before;
+                });
+            }
+            if up && !signal_gone {
+                self.settle(before, &Server::Standby);
+            }
+        }
+        // A crashed primary's pg_control says "in production" until its recovery as a standby has begun.
+        let produces = state == ControlState::InProduction && (up || self.live().seen_recovery);
+        if !signal_gone && !produces {
+            return;
+        }
+        self.fence(
+            DownReason::Unpermitted,
+            "the standby left recovery, or its standby.signal was removed, and pgbaton did not promote it",
+            |live| live.watch_mark() == *before,
+        );
+    }
+
+    fn settle(&self, before: &WatchMark, server: &Server) {
+        if self.live().server != Server::Starting {
+            return;
+        }
+        self.update(|live| {
+            if live.watch_mark() == *before && live.server == Server::Starting {
+                live.server = server.clone();
+            }
+        });
+    }
+
+    /// A postmaster that wrote its number into PGDATA and is not ours.
+    fn is_stray(&self, file: &PidFile, server: Option<i32>) -> bool {
+        // Single-user servers write a negative number: pg_rewind runs one.
+        let pid = file.pid.abs();
+        let known = [server, self.live().operation_pid];
+        if known.contains(&Some(pid)) {
+            return false;
+        }
+        let lives = read_one(pid).is_some_and(|p| p.is_alive() && p.is_postgres());
+        lives && working_directory(pid).is_some_and(|d| self.belongs.is_in_pgdata(&d)) && {
+            let table = Table::read();
+            !known.iter().flatten().any(|&k| table.descends(pid, k))
+        }
+    }
+
+    /// `promote` is a time bomb: it promotes at some later signal (nobody may lay it but an order of the guard).
+    fn remove_stray_promote(&self) {
+        let path = self.settings.pgdata.join("promote");
+        if std::fs::remove_file(&path).is_ok() {
+            tracing::warn!("removed the file {}, which nobody ordered", path.display());
+        }
+    }
+}
+
+/// What a watcher looked at before it read files; it acts only if this still holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchMark {
+    role: Role,
+    server_pid: Option<i32>,
+    fences: u64,
+    is_busy: bool,
+}
+
+impl Live {
+    fn watch_mark(&self) -> WatchMark {
+        let between = self.role != Role::None && self.server_pid.is_none();
+        let operates = self
+            .operation
+            .as_ref()
+            .is_some_and(|(o, _)| o.kind == "initialise");
+        WatchMark {
+            role: self.role,
+            server_pid: self.server_pid,
+            fences: self.fences,
+            is_busy: between || operates || self.stopping_server,
+        }
+    }
+}
