@@ -42,6 +42,8 @@ pub struct Request {
     pub gives_up: u64,
     /// The reply never comes.
     pub reply_lost: bool,
+    /// The sender was told that the outcome is not known.
+    pub told: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -95,7 +97,9 @@ impl Api {
     pub fn shown(&self, now: u64, lag: u64) -> Option<Option<Rc<Lease>>> {
         let until = now.saturating_sub(lag);
         let mut newest = self.versions.iter().rev();
-        newest.find(|(at, _)| *at <= until).map(|(_, lease)| lease.clone())
+        newest
+            .find(|(at, _)| *at <= until)
+            .map(|(_, lease)| lease.clone())
     }
 
     /// Changes the Lease; `spec`: as a swap does, not only its annotations.

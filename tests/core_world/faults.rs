@@ -146,6 +146,7 @@ impl World {
             let machine = &mut self.machines[member];
             machine.data = None;
             machine.incomplete = false;
+            machine.fresh = false;
             machine.highest_term = Term(0);
             machine.knows_term = false;
             machine.pledge = None;
@@ -193,7 +194,11 @@ impl World {
         }
         let late: Vec<usize> = (0..self.plan.members).collect();
         for member in late {
-            if let Some((at, _)) = self.events.iter_mut().find(|(_, e)| matches!(e, Event::PodBack(m, _, _) if *m == member)) {
+            if let Some((at, _)) = self
+                .events
+                .iter_mut()
+                .find(|(_, e)| matches!(e, Event::PodBack(m, _, _) if *m == member))
+            {
                 *at = (*at).min(now + 15_000);
             }
         }

@@ -54,16 +54,25 @@ impl World {
         }
         if live >= self.sidecars[member].next_probe {
             let (view, takes) = self.probe(member);
-            let every = self.sidecars[member].last.as_ref().map_or(1_000, |d| d.probe_every.0);
+            let every = self.sidecars[member]
+                .last
+                .as_ref()
+                .map_or(1_000, |d| d.probe_every.0);
             self.sidecars[member].next_probe = live + takes + every;
             let evidence = Evidence {
                 value: view,
                 asked_at: Millis(live),
             };
-            self.at(now + takes, Event::ToSidecar(member, life, Input::Probe(evidence)));
+            self.at(
+                now + takes,
+                Event::ToSidecar(member, life, Input::Probe(evidence)),
+            );
         }
         if live >= self.sidecars[member].next_ask {
-            let every = self.sidecars[member].last.as_ref().map_or(500, |d| d.ask_peers_every.0);
+            let every = self.sidecars[member]
+                .last
+                .as_ref()
+                .map_or(500, |d| d.ask_peers_every.0);
             self.sidecars[member].next_ask = live + every.max(STEP);
             self.ask(member);
         }
@@ -135,7 +144,11 @@ impl World {
         let decision = self.sidecars[member].decide(self.now);
         if !decision.listed {
             let to = decision.phase;
-            self.checks.fail(format!("{}: {from:?} to {to:?} is not in the table ({})", name(member), decision.why));
+            self.checks.fail(format!(
+                "{}: {from:?} to {to:?} is not in the table ({})",
+                name(member),
+                decision.why
+            ));
         }
         for action in decision.actions {
             self.act(member, action);
@@ -149,7 +162,12 @@ impl World {
                 self.sidecars[member].lanes.swap = true;
                 let lossy = self.now < self.api.lose_until;
                 let slow = lossy && self.rng.percent(self.api.lose_percent);
-                let arrives = self.now + if slow { self.rng.between(100, 4_000) } else { self.rng.between(10, 50) };
+                let arrives = self.now
+                    + if slow {
+                        self.rng.between(100, 4_000)
+                    } else {
+                        self.rng.between(10, 50)
+                    };
                 let request = Request {
                     member,
                     life,
@@ -160,6 +178,7 @@ impl World {
                     arrives,
                     gives_up: self.now + 1_000,
                     reply_lost: lossy && self.rng.percent(self.api.lose_percent),
+                    told: false,
                 };
                 self.api.requests.push(request);
             }
@@ -189,7 +208,10 @@ impl World {
             }
             Action::Effects { term, primary, .. } => {
                 if self.reaches_api(member) {
-                    self.at(self.now + 60, Event::ToSidecar(member, life, Input::Service(term, primary)));
+                    self.at(
+                        self.now + 60,
+                        Event::ToSidecar(member, life, Input::Service(term, primary)),
+                    );
                 }
             }
             Action::KeepReplication { .. } => {}
@@ -202,7 +224,10 @@ impl World {
             return;
         }
         self.sidecars[member].answered.insert(id.clone());
-        let open = self.api.lease().is_some_and(|l| l.order.as_ref().is_some_and(|o| o.id == id));
+        let open = self
+            .api
+            .lease()
+            .is_some_and(|l| l.order.as_ref().is_some_and(|o| o.id == id));
         if state != OrderState::Running && open {
             self.say(&format!("{} answers {id}: {state:?}, {text}", name(member)));
             self.api.put(self.now, false, |lease| lease.order = None);
@@ -212,53 +237,53 @@ impl World {
 
     /// The API server takes requests that arrive now.
     pub fn serve(&mut self) {
-        let mut left = Vec::new();
-        for request in std::mem::take(&mut self.api.requests) {
-            let member = request.member;
-            let there = self.reaches_api(member);
-            if self.now < request.arrives || (!there && self.now < request.gives_up) {
-                if self.now >= request.gives_up && self.now < request.gives_up + STEP {
-                    self.swap_ended(&request, SwapResult::Unknown("no answer".to_owned()));
-                }
-                left.push(request);
-                continue;
+        for mut request in std::mem::take(&mut self.api.requests) {
+            if self.now >= request.gives_up && !request.told {
+                request.told = true;
+                self.swap_ended(&request, SwapResult::Unknown("no answer".to_owned()));
             }
-            let late = self.now >= request.gives_up;
-            if !there {
-                if self.now < request.gives_up + STEP {
-                    self.swap_ended(&request, SwapResult::Unknown("no answer".to_owned()));
-                }
-                continue;
+            if self.now < request.arrives || (!self.reaches_api(request.member) && !request.told) {
+                self.api.requests.push(request);
+            } else if self.reaches_api(request.member) {
+                self.serve_one(request);
             }
-            let old = self.api.lease();
-            let applied = self.api.apply(self.now, &request);
-            if let Applied::Done(new) = &applied {
-                self.checks.swapped(old.as_deref(), new, &request, &self.machines);
-                let lost = if request.reply_lost || late { " (its sender does not hear of it)" } else { "" };
-                self.note_swap(&request, new, lost);
-            }
-            if late {
-                continue;
-            }
-            if request.reply_lost {
-                left.push(Request {
-                    arrives: u64::MAX,
-                    ..request
-                });
-                continue;
-            }
-            let result = match applied {
-                Applied::Done(lease) => {
-                    self.sidecars[member].see_lease_if(request.life, &lease);
-                    SwapResult::Done(Box::new(self.sidecars[member].seen(&lease)))
-                }
-                Applied::Lost => SwapResult::Lost,
-                Applied::Refused(why) => SwapResult::Refused(why.to_owned()),
-            };
-            self.swap_ended(&request, result);
         }
-        left.retain(|r| r.arrives != u64::MAX || self.now < r.gives_up + STEP);
-        self.api.requests = left;
+    }
+
+    fn serve_one(&mut self, mut request: Request) {
+        let member = request.member;
+        let old = self.api.lease();
+        let applied = self.api.apply(self.now, &request);
+        if let Applied::Done(new) = &applied {
+            self.checks.swapped(old.as_deref(), new, &request, &self.machines);
+            let unheard = request.reply_lost || request.told;
+            self.note_swap(
+                &request,
+                new,
+                if unheard {
+                    " (its sender does not hear of it)"
+                } else {
+                    ""
+                },
+            );
+        }
+        if request.told {
+            return;
+        }
+        if request.reply_lost {
+            request.arrives = u64::MAX;
+            self.api.requests.push(request);
+            return;
+        }
+        let result = match applied {
+            Applied::Done(lease) => {
+                self.sidecars[member].see_lease_if(request.life, &lease);
+                SwapResult::Done(Box::new(self.sidecars[member].seen(&lease)))
+            }
+            Applied::Lost => SwapResult::Lost,
+            Applied::Refused(why) => SwapResult::Refused(why.to_owned()),
+        };
+        self.swap_ended(&request, result);
     }
 
     fn note_swap(&mut self, request: &Request, new: &Rc<crate::api::Lease>, lost: &str) {
@@ -267,7 +292,10 @@ impl World {
         let old = self.shown_sets();
         if request.swap.kind != SwapKind::Renew || !lost.is_empty() || old != sets {
             let kind = request.swap.kind;
-            let primary = new.record().and_then(|r| r.primary.as_ref()).map(|p| p.member.to_string());
+            let primary = new
+                .record()
+                .and_then(|r| r.primary.as_ref())
+                .map(|p| p.member.to_string());
             let text = format!(
                 "Lease: {kind:?} by {}, term {}, primary {primary:?}, {sets} sets{lost}",
                 request.holder, new.term
@@ -278,7 +306,9 @@ impl World {
 
     fn shown_sets(&self) -> usize {
         let before = self.api.versions.iter().rev().nth(1).and_then(|(_, l)| l.clone());
-        before.and_then(|l| l.record().map(|r| r.sync_sets.len())).unwrap_or(0)
+        before
+            .and_then(|l| l.record().map(|r| r.sync_sets.len()))
+            .unwrap_or(0)
     }
 
     fn swap_ended(&mut self, request: &Request, result: SwapResult) {
