@@ -1,7 +1,7 @@
 //! What goes wrong, and what people do.
 
 use pgbaton::core::observe::{PersonOrder, PersonWish, RecordView};
-use pgbaton::core::types::{MemberName, Term};
+use pgbaton::core::types::Term;
 use pgbaton::guard::protocol::DownReason;
 
 use crate::world::{Event, World, name};
@@ -204,7 +204,4 @@ impl World {
         }
     }
 
-    pub fn named(&self, index: usize) -> MemberName {
-        name(index)
-    }
 }

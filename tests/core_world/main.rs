@@ -10,6 +10,7 @@ mod machine;
 mod rng;
 mod sidecar;
 mod stories;
+mod stories_people;
 mod stream;
 mod wal;
 mod world;
