@@ -3,8 +3,8 @@
 use pgbaton::core::record::Availability;
 
 use crate::faults::Fault::{
-    ApiDown, CutApi, CutPeers, DeletePod, FreezePod, GuardAway, HangServer, KillPod, KillServer, KillSidecar, Lossy,
-    LosePodAndData, RestartGuard, SlowStandby,
+    ApiDown, CutApi, CutPeers, DeletePod, FreezePod, GuardAway, HangServer, KillPod, KillServer, KillSidecar,
+    LosePodAndData, Lossy, RestartGuard, SlowStandby,
 };
 use crate::world::{Plan, STEP, World};
 
@@ -20,7 +20,9 @@ fn running() -> World {
 }
 
 fn another_leads(world: &mut World, than: usize, within: u64) -> usize {
-    world.until("another one leads", within, |w| w.primary().is_some_and(|p| p != than));
+    world.until("another one leads", within, |w| {
+        w.primary().is_some_and(|p| p != than)
+    });
     world.primary().unwrap()
 }
 
@@ -45,8 +47,11 @@ fn two_members_marked_as_first_make_one_cluster() {
             ..Plan::default()
         };
         let world = World::running(plan);
-        let systems: std::collections::BTreeSet<_> =
-            world.machines.iter().map(|m| m.data.as_ref().unwrap().system).collect();
+        let systems: std::collections::BTreeSet<_> = world
+            .machines
+            .iter()
+            .map(|m| m.data.as_ref().unwrap().system)
+            .collect();
         assert_eq!(systems.len(), 1);
     }
 }
@@ -69,8 +74,16 @@ fn the_postmaster_is_killed_a_standby_leads_and_the_old_one_rewinds() {
     let leader = another_leads(&mut world, 0, 1_500);
     world.until_whole(SOON);
     assert_eq!(world.primary(), Some(leader), "it came back as a standby");
-    let unchanged = data_ids(&world).iter().zip(&before).filter(|(a, b)| a == b).count();
-    assert!(unchanged >= 2, "the standbys followed as they were:\n{}", world.tell());
+    let unchanged = data_ids(&world)
+        .iter()
+        .zip(&before)
+        .filter(|(a, b)| a == b)
+        .count();
+    assert!(
+        unchanged >= 2,
+        "the standbys followed as they were:\n{}",
+        world.tell()
+    );
 }
 
 #[test]
@@ -80,7 +93,12 @@ fn the_pod_is_deleted_and_hands_over() {
     world.fault(&DeletePod(0, 2_000));
     another_leads(&mut world, 0, 3_000);
     world.until_whole(SOON);
-    assert_eq!(data_ids(&world), before, "all followed as they were:\n{}", world.tell());
+    assert_eq!(
+        data_ids(&world),
+        before,
+        "all followed as they were:\n{}",
+        world.tell()
+    );
 }
 
 #[test]
@@ -119,7 +137,9 @@ fn one_standby_of_two_cannot_prove_and_waits() {
     world.fault(&KillPod(2, FOR_GOOD));
     world.run(30_000);
     assert_eq!(world.primary(), None, "m3 may hold what m2 lacks");
-    world.until("the recorded primary leads again", 30_000, |w| w.primary() == Some(0));
+    world.until("the recorded primary leads again", 30_000, |w| {
+        w.primary() == Some(0)
+    });
 }
 
 #[test]
@@ -170,7 +190,9 @@ fn a_taker_without_proof_gives_back_and_the_recorded_primary_goes_on() {
     // m1 loses its permit; m2 sees m3's sidecar until it has the Lease, and no pledge of it afterwards.
     world.fault(&CutApi(0, 9_000));
     world.fault(&KillServer(2));
-    world.until("somebody took the Lease", 20_000, |w| w.api.lease().is_some_and(|l| l.term.0 > 1));
+    world.until("somebody took the Lease", 20_000, |w| {
+        w.api.lease().is_some_and(|l| l.term.0 > 1)
+    });
     world.fault(&CutPeers(1, 2, 6_000));
     world.fault(&CutPeers(0, 1, 6_000));
     world.fault(&CutPeers(0, 2, 6_000));
@@ -357,7 +379,11 @@ fn strict_availability_waits_for_a_standby() {
     world.run(5_000);
     let stopped = world.checks.acked.len();
     world.run(15_000);
-    assert_eq!(world.checks.acked.len(), stopped, "nothing is acknowledged without a standby");
+    assert_eq!(
+        world.checks.acked.len(),
+        stopped,
+        "nothing is acknowledged without a standby"
+    );
     world.until_whole(SOON);
     world.run(1_000);
     assert!(world.checks.acked.len() > stopped);

@@ -62,11 +62,15 @@ fn paused_nobody_takes_over_and_resumed_somebody_does() {
     world.fault(&KillPod(0, 25_000));
     world.run(20_000);
     assert_eq!(world.primary(), None, "{}", world.tell());
-    world.until("the paused primary leads again", 20_000, |w| w.primary() == Some(0));
+    world.until("the paused primary leads again", 20_000, |w| {
+        w.primary() == Some(0)
+    });
     world.order("r", PersonWish::Resume);
     assert!(answered(&mut world, 5_000).0);
     world.fault(&KillPod(0, 25_000));
-    world.until("another one leads", 20_000, |w| w.primary().is_some_and(|p| p != 0));
+    world.until("another one leads", 20_000, |w| {
+        w.primary().is_some_and(|p| p != 0)
+    });
 }
 
 #[test]
@@ -96,7 +100,9 @@ fn asynchronous(maximum_lag: u64) -> World {
 fn asynchronous_a_standby_within_the_lag_takes_over() {
     let mut world = asynchronous(1 << 20);
     world.fault(&KillPod(0, 30_000));
-    world.until("another one leads", 20_000, |w| w.primary().is_some_and(|p| p != 0));
+    world.until("another one leads", 20_000, |w| {
+        w.primary().is_some_and(|p| p != 0)
+    });
     world.until_whole(SOON);
 }
 
@@ -119,7 +125,11 @@ fn a_lost_record_is_written_back_by_the_running_primary() {
     type Damage = fn(&mut World);
     let damages: [Damage; 6] = [
         |w| w.lose_record(),
-        |w| w.damage("unreadable", |l| l.record = RecordView::Unreadable("no JSON".to_owned())),
+        |w| {
+            w.damage("unreadable", |l| {
+                l.record = RecordView::Unreadable("no JSON".to_owned())
+            })
+        },
         |w| {
             let empty = Record::never_initialised(Durability::Sync, w.plan.availability);
             w.damage("never initialised", |l| {
@@ -164,7 +174,11 @@ fn a_lost_record_without_a_running_primary_waits_for_a_person() {
     world.lose_record();
     world.run(40_000);
     assert_eq!(world.primary(), None);
-    assert!(world.machines.iter().all(crate::machine::Machine::is_down), "{}", world.tell());
+    assert!(
+        world.machines.iter().all(crate::machine::Machine::is_down),
+        "{}",
+        world.tell()
+    );
     world.order("a", PersonWish::Adopt { member: name(0) });
     world.until_whole(SOON);
     assert_eq!(world.primary(), Some(0));
