@@ -1,5 +1,6 @@
 //! A deterministic world around the core: no I/O, no clock but its own, seeded.
 
+mod any;
 mod api;
 mod check;
 mod engine;

@@ -58,7 +58,8 @@ impl Mind<'_> {
         }
     }
 
-    fn may_write(&self, lease: &SeenLease) -> bool {
+    /// This version of the Lease lets the server here run read-write.
+    pub(super) fn may_write(&self, lease: &SeenLease) -> bool {
         let GuardView::Heard(guard) = &self.seen.guard else {
             return false;
         };
