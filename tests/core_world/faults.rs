@@ -16,6 +16,10 @@ pub enum Fault {
     LosePodAndData(usize, u64),
     /// The pod is deleted in an orderly way; a new one comes after so many ms.
     DeletePod(usize, u64),
+    /// As above, if it is not the primary and the others have their data: one loss at a time is what k = 1 stands for.
+    LoseStandby(usize, u64),
+    /// The record is lost while a primary and its sidecar run (a sidecar that starts then cannot write it back).
+    LoseRecord,
     KillSidecar(usize, u64),
     /// The guard's container restarts: its server dies with it.
     RestartGuard(usize),
@@ -47,6 +51,19 @@ impl World {
             }
             Fault::KillPod(m, millis) => self.kill_pod(*m, *millis, false, false),
             Fault::LosePodAndData(m, millis) => self.kill_pod(*m, *millis, true, true),
+            Fault::LoseStandby(m, millis) => {
+                let full = self.wants_for_whole().is_none();
+                if full && self.primary() != Some(*m) {
+                    self.kill_pod(*m, *millis, true, true);
+                }
+            }
+            Fault::LoseRecord => {
+                let seen = (0..self.plan.members).all(|m| self.awake(m) && self.reaches_api(m));
+                if seen && self.wants_for_whole().is_none() && now >= self.api.lose_until {
+                    self.lose_record();
+                    self.run(1_000);
+                }
+            }
             Fault::DeletePod(m, millis) => {
                 if self.machines[*m].up {
                     self.machines[*m].stopping = true;

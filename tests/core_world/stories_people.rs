@@ -193,3 +193,14 @@ fn pods_are_replaced_one_after_the_other() {
         world.until_whole(SOON);
     }
 }
+
+#[test]
+fn the_record_is_lost_while_the_primarys_pod_is_deleted() {
+    let mut world = running();
+    world.fault(&DeletePod(0, 500));
+    world.lose_record();
+    world.until("another one leads", 5_000, |w| {
+        w.primary().is_some_and(|p| p != 0)
+    });
+    world.until_whole(SOON);
+}

@@ -75,7 +75,6 @@ impl Mind<'_> {
     }
 
     pub(super) fn damaged(&mut self, lease: &SeenLease, guard: &Status, how: String) -> Chosen {
-        self.stop_when_pod_ends(guard);
         if let Some(term) = self.lost_to_later_term(lease, guard) {
             // The record is lost, yet somebody is taking over on another's word: pledging is always safe.
             self.order(term, GuardOrder::Pledge { hint: self.hint() });
@@ -101,6 +100,8 @@ impl Mind<'_> {
             self.swap_as(lease, SwapKind::Claim(ClaimEvidence::WriteBack), term, record);
             return (Phase::Leading, Why::WritingRecordBack { how });
         }
+        // Only now: a server that stops with its pod before the record is back leaves nobody who could write it.
+        self.stop_when_pod_ends(guard);
         if let Some(order) = &lease.order
             && let PersonWish::Adopt { member } = &order.what
             && *member == self.settings.me
