@@ -1,4 +1,5 @@
 //! The guard and its server from initdb to the container's end.
+#![allow(clippy::unwrap_used, reason = "a test ends by it")]
 
 #[path = "support/guard_rig.rs"]
 mod rig;
@@ -27,7 +28,16 @@ fn a_database_is_made_started_and_stopped() {
     assert_eq!(down(&status.server), Some(DownReason::NotStarted));
     // Nothing without a permit.
     let refused = rig.order(1, Order::Initialise);
-    assert!(matches!(refused, Answer::Refused { cause: Refusal::NotPermitted, .. }), "{refused:?}");
+    assert!(
+        matches!(
+            refused,
+            Answer::Refused {
+                cause: Refusal::NotPermitted,
+                ..
+            }
+        ),
+        "{refused:?}"
+    );
     assert!(fs::read_dir(rig.pgdata()).unwrap().next().is_none());
     rig.initialise();
     let status = rig.status();
@@ -48,7 +58,10 @@ fn a_database_is_made_started_and_stopped() {
     ] {
         assert_eq!(rig.sql(&format!("show {name}")), value, "{name}");
     }
-    assert_eq!(rig.sql("show hba_file"), rig.base().join("pg_hba.conf").display().to_string());
+    assert_eq!(
+        rig.sql("show hba_file"),
+        rig.base().join("pg_hba.conf").display().to_string()
+    );
     rig.must(
         1,
         Order::SetNames {
@@ -59,17 +72,40 @@ fn a_database_is_made_started_and_stopped() {
         (rig.sql("show synchronous_standby_names") == r#"ANY 1 ("a_1","it's")"#).then_some(())
     });
 
-    let status = rig.must(1, Order::Stop { fast_ms: 20_000, hint: None });
+    let status = rig.must(
+        1,
+        Order::Stop {
+            fast_ms: 20_000,
+            hint: None,
+        },
+    );
     assert_eq!(down(&status.server), Some(DownReason::Stopped));
     assert!(rig.pgdata().join("standby.signal").exists());
     assert_eq!(status.permit, None, "a stop gives up the permit");
     let rest = status.rest.unwrap();
     assert!(rest.clean);
-    assert_eq!(rest.position.last_record.to_string(), rig.control("Latest checkpoint location"));
+    assert_eq!(
+        rest.position.last_record.to_string(),
+        rig.control("Latest checkpoint location")
+    );
     let read = pgbaton::guard::wal::end_of_wal(&rig.pgdata(), None).unwrap();
     assert_eq!(read, rest.position, "read from disk and told by pg_control");
-    let again = rig.order(1, Order::StartPrimary { synchronous_standby_names: String::new() });
-    assert!(matches!(again, Answer::Refused { cause: Refusal::NotPermitted, .. }), "{again:?}");
+    let again = rig.order(
+        1,
+        Order::StartPrimary {
+            synchronous_standby_names: String::new(),
+        },
+    );
+    assert!(
+        matches!(
+            again,
+            Answer::Refused {
+                cause: Refusal::NotPermitted,
+                ..
+            }
+        ),
+        "{again:?}"
+    );
     assert!(rig.server_processes().is_empty());
     rig.start_primary(1, "");
     assert_eq!(rig.sql("select count(*) from t"), "1");
@@ -95,14 +131,22 @@ fn no_password_lies_about(rig: &Rig) {
 fn a_crashed_primary_is_told_at_once_and_started_again() {
     let mut rig = Rig::primary();
     let mut writers = rig.writers();
-    wait_for("rows", || (rig.sql("select count(*) from t") != "0").then_some(()));
+    wait_for("rows", || {
+        (rig.sql("select count(*) from t") != "0").then_some(())
+    });
     Rig::signal(rig.postmaster(), Signal::SIGKILL);
     let status = rig.await_status("the crash", |s| down(&s.server).is_some());
     assert_eq!(down(&status.server), Some(DownReason::Crashed));
-    assert!(rig.server_processes().is_empty(), "no backend outlives its postmaster");
+    assert!(
+        rig.server_processes().is_empty(),
+        "no backend outlives its postmaster"
+    );
     writers.wait().unwrap();
     assert!(status.permit.is_some());
-    assert!(!rig.pgdata().join("standby.signal").exists(), "the permit lives: a restart in place is meant");
+    assert!(
+        !rig.pgdata().join("standby.signal").exists(),
+        "the permit lives: a restart in place is meant"
+    );
     rig.start_primary(1, "");
     rig.sql("insert into t values (1)");
 }
@@ -111,14 +155,30 @@ fn a_crashed_primary_is_told_at_once_and_started_again() {
 fn a_restart_by_hand_under_a_permit_is_taken_over() {
     let mut rig = Rig::primary();
     let before = rig.postmaster();
-    let out = rig.exec("pg_ctl", &["restart", "-w", "-l", "/dev/null", "-D", rig.pgdata().to_str().unwrap()]);
+    let out = rig.exec(
+        "pg_ctl",
+        &[
+            "restart",
+            "-w",
+            "-l",
+            "/dev/null",
+            "-D",
+            rig.pgdata().to_str().unwrap(),
+        ],
+    );
     assert!(out.status.success(), "{out:?}");
     rig.await_status("a primary again", |s| s.server == Server::Primary);
     assert_ne!(rig.postmaster(), before);
     rig.sql("insert into t values (1)");
     // It is under the permit like any other.
     let end = pgbaton::guard::clock::boot_ms();
-    let status = rig.must(1, Order::Stop { fast_ms: 20_000, hint: None });
+    let status = rig.must(
+        1,
+        Order::Stop {
+            fast_ms: 20_000,
+            hint: None,
+        },
+    );
     assert!(status.rest.unwrap().clean, "{end}");
     assert!(rig.server_processes().is_empty());
 }
@@ -130,11 +190,16 @@ fn the_guards_death_ends_the_server_and_is_recovered_from() {
     let data = rig.status().data_id;
     rig.sql("insert into t values (1)");
     rig.kill_guard();
-    wait_for("the server's end", || rig.server_processes().is_empty().then_some(()));
+    wait_for("the server's end", || {
+        rig.server_processes().is_empty().then_some(())
+    });
     rig.start();
     let status = rig.status();
     assert_ne!(status.boot_id, boot);
-    assert_eq!((status.data_id, status.highest_term, status.knows_term), (data, Term(1), true));
+    assert_eq!(
+        (status.data_id, status.highest_term, status.knows_term),
+        (data, Term(1), true)
+    );
     rig.start_primary(1, "");
     assert_eq!(rig.sql("select count(*) from t"), "1");
 }
@@ -154,7 +219,9 @@ fn a_guard_that_is_not_init_refuses_or_has_a_keeper() {
     rig.start_primary(1, "");
     assert!(!rig.server_processes().is_empty());
     rig.kill_guard();
-    wait_for("the server's end", || rig.server_processes().is_empty().then_some(()));
+    wait_for("the server's end", || {
+        rig.server_processes().is_empty().then_some(())
+    });
 }
 
 #[test]
@@ -175,7 +242,13 @@ fn the_stop_signal_with_a_sidecar_waits_for_its_order() {
     let status = rig.await_status("the signal seen", |s| s.stopping);
     assert_eq!(status.server, Server::Primary, "handed over first");
     rig.sql("insert into t values (1)");
-    let status = rig.must(1, Order::Stop { fast_ms: 10_000, hint: None });
+    let status = rig.must(
+        1,
+        Order::Stop {
+            fast_ms: 10_000,
+            hint: None,
+        },
+    );
     assert!(status.rest.unwrap().clean);
     assert!(rig.await_end().success());
     assert!(rig.server_processes().is_empty());
@@ -194,9 +267,17 @@ fn pgbatons_settings_do_not_stay_in_auto_conf() {
     let status = rig.await_status("a warning", |s| s.warning.contains("synchronous_standby_names"));
     assert_eq!(status.synchronous_standby_names, "");
     assert_eq!(rig.sql("show synchronous_standby_names"), "");
-    wait_for("the user's own", || (rig.sql("show work_mem") == "5MB").then_some(()));
+    wait_for("the user's own", || {
+        (rig.sql("show work_mem") == "5MB").then_some(())
+    });
     // Written while the server is down, it is gone before the next start.
-    rig.must(1, Order::Stop { fast_ms: 20_000, hint: None });
+    rig.must(
+        1,
+        Order::Stop {
+            fast_ms: 20_000,
+            hint: None,
+        },
+    );
     let text = fs::read_to_string(&auto).unwrap() + "primary_conninfo = 'host=elsewhere password=x'\n";
     fs::write(&auto, text).unwrap();
     rig.start_primary(1, "");
@@ -214,14 +295,19 @@ fn an_initialisation_that_is_killed_is_done_again() {
         // Wherever this finds it: the outcome below must hold at each moment.
         std::thread::sleep(Duration::from_millis(after_ms));
         rig.kill_guard();
-        wait_for("the end of all", || rig.server_processes().is_empty().then_some(()));
+        wait_for("the end of all", || {
+            rig.server_processes().is_empty().then_some(())
+        });
         rig.start();
         let status = rig.status();
         assert_ne!(status.data, DataState::Complete, "after {after_ms} ms");
         rig.initialise();
         rig.start_primary(1, "");
         rig.sql("insert into t values (1)");
-        assert_eq!(rig.sql("select count(*) from pg_roles where rolname = 'repl'"), "1");
+        assert_eq!(
+            rig.sql("select count(*) from pg_roles where rolname = 'repl'"),
+            "1"
+        );
     }
 }
 
@@ -244,7 +330,13 @@ fn an_initialisation_ends_with_its_permit() {
 fn data_that_is_not_known_is_a_new_members() {
     let mut rig = Rig::primary();
     let first = rig.status();
-    rig.must(1, Order::Stop { fast_ms: 20_000, hint: None });
+    rig.must(
+        1,
+        Order::Stop {
+            fast_ms: 20_000,
+            hint: None,
+        },
+    );
     rig.kill_guard();
     fs::remove_dir_all(rig.base().join("data/pgbaton")).unwrap();
     rig.start();
@@ -264,7 +356,13 @@ fn data_that_is_not_known_is_a_new_members() {
     assert_eq!((empty.data, empty.data_id.clone()), (DataState::Empty, None));
     assert_eq!(empty.highest_term, Term(8));
     let late = rig.order(7, Order::NoteTerm);
-    assert!(matches!(late, Answer::Refused { cause: Refusal::OldTerm, .. }));
+    assert!(matches!(
+        late,
+        Answer::Refused {
+            cause: Refusal::OldTerm,
+            ..
+        }
+    ));
 }
 
 #[test]

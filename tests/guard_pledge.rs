@@ -1,4 +1,5 @@
 //! Pledges, positions and promotions (invariants 4, 5, 8).
+#![allow(clippy::unwrap_used, reason = "a test ends by it")]
 
 #[path = "support/guard_rig.rs"]
 mod rig;
@@ -22,7 +23,8 @@ fn cause(answer: &Answer) -> Option<Refusal> {
 fn caught_up(primary: &Rig, standby: &Rig) {
     let flush = primary.sql("select pg_current_wal_flush_lsn()");
     wait_for("the standby to catch up", || {
-        (standby.sql(&format!("select pg_last_wal_replay_lsn() >= '{flush}'")) == "t").then_some(())
+        let out = standby.psql(&format!("select pg_last_wal_replay_lsn() >= '{flush}'"));
+        out.stdout.starts_with(b"t").then_some(())
     });
 }
 
@@ -38,7 +40,10 @@ fn a_standby_that_pledged_receives_nothing_more() {
     primary.sql("insert into t select generate_series(1, 1000)");
     let began = Instant::now();
     let status = standby.must(2, Order::Pledge { hint: Some(hint) });
-    eprintln!("pledge of a standby with paused replay: {} ms", began.elapsed().as_millis());
+    eprintln!(
+        "pledge of a standby with paused replay: {} ms",
+        began.elapsed().as_millis()
+    );
     let pledge = status.pledge.clone().unwrap();
     assert_eq!(pledge.term, Term(2));
     let position = pledge.position.unwrap();
@@ -56,7 +61,10 @@ fn a_standby_that_pledged_receives_nothing_more() {
         slot: "slot".to_owned(),
         synchronous_standby_names: "x".to_owned(),
     };
-    assert_eq!(cause(&standby.ask(&rig::request(follow, Some(late)))), Some(Refusal::OldTerm));
+    assert_eq!(
+        cause(&standby.ask(&rig::request(follow, Some(late)))),
+        Some(Refusal::OldTerm)
+    );
     standby.sql("select pg_reload_conf()");
     for _ in 0..20 {
         std::thread::sleep(std::time::Duration::from_millis(50));
@@ -64,9 +72,14 @@ fn a_standby_that_pledged_receives_nothing_more() {
     }
     assert_eq!(end(&standby), position);
     // The same again answers the same; a restart of the guard forgets the position, not the pledge.
-    assert_eq!(standby.must(2, Order::Pledge { hint: None }).pledge, Some(pledge.clone()));
+    assert_eq!(
+        standby.must(2, Order::Pledge { hint: None }).pledge,
+        Some(pledge.clone())
+    );
     standby.kill_guard();
-    wait_for("the server's end", || standby.server_processes().is_empty().then_some(()));
+    wait_for("the server's end", || {
+        standby.server_processes().is_empty().then_some(())
+    });
     standby.start();
     let after = standby.status();
     assert_eq!(after.pledge.unwrap().term, Term(2));
@@ -83,19 +96,34 @@ fn a_pledge_with_the_upstream_gone_is_quick_and_complete() {
     let mut primary = Rig::primary();
     let mut standby = Rig::standby_of(&primary, 1);
     let mut writers = primary.writers();
-    wait_for("rows", || (primary.sql("select count(*) from t") != "0").then_some(()));
+    wait_for("rows", || {
+        (primary.sql("select count(*) from t") != "0").then_some(())
+    });
     Rig::signal(primary.postmaster(), Signal::SIGKILL);
     writers.wait().unwrap();
     let began = Instant::now();
-    let position = standby.must(2, Order::Pledge { hint: None }).pledge.unwrap().position.unwrap();
-    eprintln!("pledge of a standby without upstream: {} ms", began.elapsed().as_millis());
+    let position = standby
+        .must(2, Order::Pledge { hint: None })
+        .pledge
+        .unwrap()
+        .position
+        .unwrap();
+    eprintln!(
+        "pledge of a standby without upstream: {} ms",
+        began.elapsed().as_millis()
+    );
     // The primary pledges as well: down, its WAL is read.
     let theirs = primary.must(2, Order::Pledge { hint: None });
     let rest = theirs.rest.clone().unwrap();
     assert_eq!(theirs.pledge.unwrap().position, Some(rest.position));
     assert!(!rest.clean);
     assert!(position.last_record <= rest.position.last_record);
-    let refused = primary.order(1, Order::Permit { deadline_boot_ms: pgbaton::guard::clock::boot_ms() + 5000 });
+    let refused = primary.order(
+        1,
+        Order::Permit {
+            deadline_boot_ms: pgbaton::guard::clock::boot_ms() + 5000,
+        },
+    );
     assert_eq!(cause(&refused), Some(Refusal::OldTerm));
 }
 
@@ -103,19 +131,38 @@ fn a_pledge_with_the_upstream_gone_is_quick_and_complete() {
 fn a_pledge_ends_a_running_primary() {
     let mut primary = Rig::primary();
     let mut writers = primary.writers();
-    wait_for("rows", || (primary.sql("select count(*) from t") != "0").then_some(()));
+    wait_for("rows", || {
+        (primary.sql("select count(*) from t") != "0").then_some(())
+    });
     let began = Instant::now();
     let status = primary.must(4, Order::Pledge { hint: None });
-    eprintln!("pledge of a primary under load: {} ms", began.elapsed().as_millis());
+    eprintln!(
+        "pledge of a primary under load: {} ms",
+        began.elapsed().as_millis()
+    );
     assert!(primary.server_processes().is_empty());
     writers.wait().unwrap();
     assert_eq!(status.permit, None);
-    assert!(matches!(status.server, Server::Down { reason: DownReason::Stopped, .. }));
+    assert!(matches!(
+        status.server,
+        Server::Down {
+            reason: DownReason::Stopped,
+            ..
+        }
+    ));
     assert!(primary.pgdata().join("standby.signal").exists());
     let position = status.pledge.unwrap().position.unwrap();
-    assert_eq!(position, pgbaton::guard::wal::end_of_wal(&primary.pgdata(), None).unwrap());
+    assert_eq!(
+        position,
+        pgbaton::guard::wal::end_of_wal(&primary.pgdata(), None).unwrap()
+    );
     primary.permit(4, 120_000);
-    let promote = primary.order(4, Order::Promote { timeline: Timeline(2) });
+    let promote = primary.order(
+        4,
+        Order::Promote {
+            timeline: Timeline(2),
+        },
+    );
     assert_eq!(cause(&promote), Some(Refusal::WrongState));
 }
 
@@ -139,21 +186,49 @@ fn a_promotion_takes_the_number_that_it_is_told() {
     let mut third = Rig::standby_of(&primary, 1);
     primary.sql("insert into t values (1)");
     caught_up(&primary, &standby);
-    primary.must(1, Order::Stop { fast_ms: 20_000, hint: None });
+    primary.must(
+        1,
+        Order::Stop {
+            fast_ms: 20_000,
+            hint: None,
+        },
+    );
     let rest = primary.status().rest.unwrap().position;
 
     standby.permit(2, 120_000);
-    let early = standby.order(2, Order::Promote { timeline: Timeline(4) });
+    let early = standby.order(
+        2,
+        Order::Promote {
+            timeline: Timeline(4),
+        },
+    );
     assert_eq!(cause(&early), Some(Refusal::NotPermitted), "no pledge yet");
-    let held = standby.must(2, Order::Pledge { hint: None }).pledge.unwrap().position.unwrap();
+    let held = standby
+        .must(2, Order::Pledge { hint: None })
+        .pledge
+        .unwrap()
+        .position
+        .unwrap();
     assert_eq!(held, rest, "a clean stop sent all of it");
     let began = Instant::now();
-    let status = standby.must(2, Order::Promote { timeline: Timeline(4) });
+    let status = standby.must(
+        2,
+        Order::Promote {
+            timeline: Timeline(4),
+        },
+    );
     eprintln!("promotion: {} ms", began.elapsed().as_millis());
     assert_eq!(status.server, Server::Primary);
     standby.sql("insert into t values (2)");
-    assert_eq!(standby.sql("show synchronous_standby_names"), "ANY 1 (\"nobody\")");
-    assert!(standby.sql("select pg_walfile_name(pg_current_wal_lsn())").starts_with("00000004"));
+    assert_eq!(
+        standby.sql("show synchronous_standby_names"),
+        "ANY 1 (\"nobody\")"
+    );
+    assert!(
+        standby
+            .sql("select pg_walfile_name(pg_current_wal_lsn())")
+            .starts_with("00000004")
+    );
     for barred in ["00000002.history", "00000003.history"] {
         let file = standby.pgdata().join("pg_wal").join(barred);
         assert_eq!(fs::metadata(file).unwrap().len(), 0);
@@ -170,7 +245,12 @@ fn a_promotion_takes_the_number_that_it_is_told() {
     // WAL held is the new timeline's once there is some of it, and read the same by all.
     standby.sql("insert into t values (3)");
     caught_up(&standby, &third);
-    let at = third.must(3, Order::Pledge { hint: None }).pledge.unwrap().position.unwrap();
+    let at = third
+        .must(3, Order::Pledge { hint: None })
+        .pledge
+        .unwrap()
+        .position
+        .unwrap();
     assert_eq!(at.timeline, Timeline(4));
     assert!(at.last_record > held.last_record);
     let status = standby.must(3, Order::Pledge { hint: None });
@@ -178,9 +258,19 @@ fn a_promotion_takes_the_number_that_it_is_told() {
 
     // And promoted once more: numbers used before are refused.
     third.permit(3, 120_000);
-    let used = third.order(3, Order::Promote { timeline: Timeline(4) });
+    let used = third.order(
+        3,
+        Order::Promote {
+            timeline: Timeline(4),
+        },
+    );
     assert_eq!(cause(&used), Some(Refusal::WrongState));
-    third.must(3, Order::Promote { timeline: Timeline(5) });
+    third.must(
+        3,
+        Order::Promote {
+            timeline: Timeline(5),
+        },
+    );
     third.sql("insert into t values (4)");
 }
 
@@ -202,8 +292,19 @@ fn a_history_file_alone_holds_no_wal() {
     caught_up(&primary, &standby);
     let history = standby.pgdata().join("pg_wal/00000002.history");
     fs::write(&history, "1\t0/2000000\tno recovery target specified\n").unwrap();
-    let held = standby.must(2, Order::Pledge { hint: None }).pledge.unwrap().position.unwrap();
+    let held = standby
+        .must(2, Order::Pledge { hint: None })
+        .pledge
+        .unwrap()
+        .position
+        .unwrap();
     assert_eq!(held.timeline, Timeline(1));
-    primary.must(1, Order::Stop { fast_ms: 20_000, hint: None });
+    primary.must(
+        1,
+        Order::Stop {
+            fast_ms: 20_000,
+            hint: None,
+        },
+    );
     assert!(held.pair() <= primary.status().rest.unwrap().position.pair());
 }

@@ -87,7 +87,9 @@ fn start_log(filter: &str, format: &str) -> anyhow::Result<()> {
     if format == "json" {
         registry.with(layer.json().flatten_event(true)).try_init()?;
     } else {
-        registry.with(layer.with_ansi(false).with_target(false)).try_init()?;
+        registry
+            .with(layer.with_ansi(false).with_target(false))
+            .try_init()?;
     }
     Ok(())
 }

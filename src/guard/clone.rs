@@ -61,7 +61,9 @@ impl Guard {
         if too_big {
             self.give_up_data()?;
         }
-        self.operate("clone", sequence, source.bytes, move |guard| guard.make_clone(&source));
+        self.operate("clone", sequence, source.bytes, move |guard| {
+            guard.make_clone(&source)
+        });
         Ok(())
     }
 
@@ -94,7 +96,9 @@ impl Guard {
             if self.live().cancelled {
                 return Err("the clone was given up".to_owned());
             }
-            let put = self.put_in_place(&copy).map_err(|e| format!("the copy is whole, but could not be put in PGDATA's place: {e}"));
+            let put = self
+                .put_in_place(&copy)
+                .map_err(|e| format!("the copy is whole, but could not be put in PGDATA's place: {e}"));
             drop(order);
             put
         })
@@ -110,10 +114,19 @@ impl Guard {
             .arg(copy)
             .arg("--dbname")
             .arg(conninfo(&source.upstream, passfile, None))
-            .args(["--wal-method=stream", "--checkpoint=fast", "--no-password", "--progress", "--no-manifest"]);
+            .args([
+                "--wal-method=stream",
+                "--checkpoint=fast",
+                "--no-password",
+                "--progress",
+                "--no-manifest",
+            ]);
         let (exit, output) = self.run_long(command)?;
         if !exit.is_success() {
-            return Err(format!("pg_basebackup from {} failed ({exit}): {output}", source.upstream.host));
+            return Err(format!(
+                "pg_basebackup from {} failed ({exit}): {output}",
+                source.upstream.host
+            ));
         }
         verify(copy, source)?;
         let finish = || {
@@ -296,8 +309,14 @@ mod tests {
 
     #[test]
     fn progress_is_read() {
-        assert_eq!(progress("2048/30720 kB (6%), 0/1 tablespace"), Some((2_097_152, 31_457_280)));
-        assert_eq!(progress("  36145/36145 kB (100%) copied"), Some((37_012_480, 37_012_480)));
+        assert_eq!(
+            progress("2048/30720 kB (6%), 0/1 tablespace"),
+            Some((2_097_152, 31_457_280))
+        );
+        assert_eq!(
+            progress("  36145/36145 kB (100%) copied"),
+            Some((37_012_480, 37_012_480))
+        );
         assert_eq!(progress("pg_basebackup: error: a/b kB ("), None);
     }
 }

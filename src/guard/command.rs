@@ -64,8 +64,11 @@ impl ServerCommand {
     /// When they are empty or set what pgbaton must set.
     pub fn parse(words: &[String], pgdata: &Path) -> Result<Self, BadCommand> {
         let (program, words) = words.split_first().ok_or(BadCommand::Empty)?;
-        let is_server =
-            |w: &String| Path::new(w).file_name().is_some_and(|n| n == "postgres" || n == "postmaster");
+        let is_server = |w: &String| {
+            Path::new(w)
+                .file_name()
+                .is_some_and(|n| n == "postgres" || n == "postmaster")
+        };
         let own = is_server(program);
         let (before, rest) = match words.iter().position(is_server) {
             _ if own => (Vec::new(), words),
@@ -168,13 +171,20 @@ mod tests {
     }
 
     fn run(text: &str) -> String {
-        parse(text).unwrap().arguments(Path::new("/g.conf"), &[]).join(" ")
+        parse(text)
+            .unwrap()
+            .arguments(Path::new("/g.conf"), &[])
+            .join(" ")
     }
 
     #[test]
     fn the_servers_arguments_are_kept_and_the_file_replaced() {
         for (text, arguments, config) in [
-            ("entry.sh", "postgres -c config_file=/g.conf", "/data/pgdata/postgresql.conf"),
+            (
+                "entry.sh",
+                "postgres -c config_file=/g.conf",
+                "/data/pgdata/postgresql.conf",
+            ),
             (
                 "entry.sh -c config_file=/config/postgresql.conf",
                 "postgres -c config_file=/g.conf",
@@ -195,7 +205,11 @@ mod tests {
                 "-- entry.sh postgres -c config_file=/g.conf",
                 "/c.conf",
             ),
-            ("/usr/bin/postgres -D/x", "-D/x -c config_file=/g.conf", "/x/postgresql.conf"),
+            (
+                "/usr/bin/postgres -D/x",
+                "-D/x -c config_file=/g.conf",
+                "/x/postgresql.conf",
+            ),
         ] {
             assert_eq!(run(text), arguments, "{text}");
             assert_eq!(parse(text).unwrap().config_file, PathBuf::from(config), "{text}");
@@ -218,6 +232,9 @@ mod tests {
         ] {
             assert!(matches!(parse(owned), Err(BadCommand::Owned(_))), "{owned}");
         }
-        assert!(matches!(parse("e -c wal_level=minimal"), Err(BadCommand::WalLevel(_))));
+        assert!(matches!(
+            parse("e -c wal_level=minimal"),
+            Err(BadCommand::WalLevel(_))
+        ));
     }
 }

@@ -58,7 +58,11 @@ impl Control {
             4 => ControlState::InCrashRecovery,
             5 => ControlState::InArchiveRecovery,
             6 => ControlState::InProduction,
-            other => return Err(io::Error::other(format!("pg_control has the unknown state {other}"))),
+            other => {
+                return Err(io::Error::other(format!(
+                    "pg_control has the unknown state {other}"
+                )));
+            }
         };
         let control = Self {
             system_identifier: SystemId(u64_at(&head, 0)),
@@ -133,5 +137,9 @@ impl PidFile {
 /// The major version in PG_VERSION.
 #[must_use]
 pub fn major_version(pgdata: &Path) -> Option<u32> {
-    std::fs::read_to_string(pgdata.join("PG_VERSION")).ok()?.trim().parse().ok()
+    std::fs::read_to_string(pgdata.join("PG_VERSION"))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }

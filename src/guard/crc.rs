@@ -10,7 +10,11 @@ const fn tables() -> [[u32; 256]; 8] {
         let mut value = i as u32;
         let mut bit = 0;
         while bit < 8 {
-            value = if value & 1 == 1 { value >> 1 ^ 0x82F6_3B78 } else { value >> 1 };
+            value = if value & 1 == 1 {
+                value >> 1 ^ 0x82F6_3B78
+            } else {
+                value >> 1
+            };
             bit += 1;
         }
         all[0][i] = value;

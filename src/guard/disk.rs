@@ -151,7 +151,8 @@ fn write_replacing(path: &Path, content: &[u8], mode: u32, durably: bool) -> io:
 /// # Errors
 /// Of the file system.
 pub fn sync_parent(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+    path.parent()
+        .map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
 
 /// Makes an empty file that survives a power failure; nothing when it is there.
@@ -159,7 +160,12 @@ pub fn sync_parent(path: &Path) -> io::Result<()> {
 /// # Errors
 /// Of the file system.
 pub fn lay_file(path: &Path) -> io::Result<()> {
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+    match OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+    {
         Ok(file) => file.sync_all()?,
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
         Err(e) => return Err(e),
@@ -221,8 +227,16 @@ mod tests {
         file.save(&state).unwrap();
         assert_eq!(file.load().unwrap(), state);
         state.renew(None);
-        assert_eq!((state.highest_term, state.knows_term, state.pledge), (Term(7), false, None));
-        for nonsense in ["", "{}", "nonsense", r#"{"version":2,"highest_term":1,"knows_term":true}"#] {
+        assert_eq!(
+            (state.highest_term, state.knows_term, state.pledge),
+            (Term(7), false, None)
+        );
+        for nonsense in [
+            "",
+            "{}",
+            "nonsense",
+            r#"{"version":2,"highest_term":1,"knows_term":true}"#,
+        ] {
             fs::write(&file.0, nonsense).unwrap();
             assert!(file.load().is_err(), "{nonsense}");
         }

@@ -18,7 +18,9 @@ impl Guard {
     /// True while the server may be read-write in this term.
     #[must_use]
     pub fn is_permitted(&self, term: Term) -> bool {
-        self.live().permit.is_some_and(|p| p.term == term && p.deadline_boot_ms > boot_ms())
+        self.live()
+            .permit
+            .is_some_and(|p| p.term == term && p.deadline_boot_ms > boot_ms())
     }
 
     /// The thread that ends the permit at its deadline.
@@ -26,7 +28,11 @@ impl Guard {
         loop {
             let live = self.live();
             let now = boot_ms();
-            let Some(Permit { term, deadline_boot_ms }) = live.permit else {
+            let Some(Permit {
+                term,
+                deadline_boot_ms,
+            }) = live.permit
+            else {
                 drop(self.wait(live, LOOK));
                 continue;
             };

@@ -33,7 +33,11 @@ pub fn judge(pgdata: &Path, state: &State) -> io::Result<DataState> {
 /// The data id that lies in this directory.
 #[must_use]
 pub fn data_id_in(directory: &Path) -> Option<DataId> {
-    fs::read_to_string(directory.join(DATA_ID_FILE)).ok()?.trim().parse().ok()
+    fs::read_to_string(directory.join(DATA_ID_FILE))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 /// Writes the data id into this directory.
@@ -41,7 +45,11 @@ pub fn data_id_in(directory: &Path) -> Option<DataId> {
 /// # Errors
 /// Of the file system.
 pub fn mark_with(directory: &Path, data_id: &DataId) -> io::Result<()> {
-    write_durably(&directory.join(DATA_ID_FILE), format!("{data_id}\n").as_bytes(), 0o600)
+    write_durably(
+        &directory.join(DATA_ID_FILE),
+        format!("{data_id}\n").as_bytes(),
+        0o600,
+    )
 }
 
 /// A data id that no data had before.
@@ -120,7 +128,10 @@ impl Guard {
             if let Ok(_order) = self.orders.try_lock()
                 && self.live().role == Role::None
             {
-                let problem = self.find_out().err().map(|e| format!("PGDATA cannot be read: {e}"));
+                let problem = self
+                    .find_out()
+                    .err()
+                    .map(|e| format!("PGDATA cannot be read: {e}"));
                 self.warn("PGDATA", problem);
             }
             return;
@@ -148,7 +159,10 @@ impl Guard {
                     continue;
                 }
                 let text = fs::read_to_string(entry.path()).unwrap_or_default();
-                let ours = text.lines().nth(1).is_some_and(|d| Path::new(d.trim()) == self.settings.pgdata);
+                let ours = text
+                    .lines()
+                    .nth(1)
+                    .is_some_and(|d| Path::new(d.trim()) == self.settings.pgdata);
                 if ours && fs::remove_file(entry.path()).is_ok() {
                     tracing::info!("removed the stale {}", entry.path().display());
                 }
@@ -183,7 +197,10 @@ impl Guard {
     pub fn move_aside(&self) -> io::Result<()> {
         let pgdata = &self.settings.pgdata;
         let parent = pgdata.parent().unwrap_or(Path::new("/"));
-        let prefix = format!("{}.broken-", pgdata.file_name().unwrap_or_default().to_string_lossy());
+        let prefix = format!(
+            "{}.broken-",
+            pgdata.file_name().unwrap_or_default().to_string_lossy()
+        );
         let mut last = 0u64;
         let mut old = Vec::new();
         for entry in fs::read_dir(parent)? {
@@ -195,7 +212,11 @@ impl Guard {
             }
         }
         let aside = self.settings.aside(&format!("broken-{}", last + 1));
-        tracing::warn!("moving the unfinished {} to {}", pgdata.display(), aside.display());
+        tracing::warn!(
+            "moving the unfinished {} to {}",
+            pgdata.display(),
+            aside.display()
+        );
         fs::rename(pgdata, &aside)?;
         for path in old {
             remove_tree(&path)?;

@@ -19,6 +19,7 @@ pub mod orders;
 pub mod pledge;
 pub mod prepare;
 pub mod processes;
+pub mod promote;
 pub mod protocol;
 pub mod rewind;
 pub mod run;

@@ -84,20 +84,24 @@ impl Guard {
             state.data_id = None;
         })?;
         self.write_settings(&Desired::default())?;
-        self.operate("initialise", sequence, None, move |guard| guard.make_database(term));
+        self.operate("initialise", sequence, None, move |guard| {
+            guard.make_database(term)
+        });
         Ok(())
     }
 
     fn make_database(self: &Arc<Self>, term: Term) -> Result<(), String> {
         // The entrypoint ends by running the server for good; nobody shall reach that one from outside before it is stopped.
         let last = ["-c", "listen_addresses=", "-c", "archive_mode=off"];
-        self.start(Role::Initialising, Some(term), &last).map_err(|p| match p {
-            Problem::Refused(_, why) | Problem::Failed(why) => why,
-        })?;
+        self.start(Role::Initialising, Some(term), &last)
+            .map_err(|p| match p {
+                Problem::Refused(_, why) | Problem::Failed(why) => why,
+            })?;
         self.await_final_server()?;
         self.stop_server(FIRST_STOP, DownReason::Stopped);
         let _ = fs::remove_file(self.standby_signal());
-        let control = Control::read(&self.settings.pgdata).map_err(|e| format!("no usable pg_control: {e}"))?;
+        let control =
+            Control::read(&self.settings.pgdata).map_err(|e| format!("no usable pg_control: {e}"))?;
         if control.state != ControlState::ShutDown {
             return Err("the new server did not stop cleanly; it will be made anew".to_owned());
         }

@@ -84,7 +84,10 @@ impl Guard {
             return refuse(Refusal::Foreign, "meant for another boot of the guard".to_owned());
         }
         if stamp.system_identifier != live.system_identifier || stamp.data_id != live.data_id {
-            return refuse(Refusal::Foreign, "meant for other data than what is here".to_owned());
+            return refuse(
+                Refusal::Foreign,
+                "meant for other data than what is here".to_owned(),
+            );
         }
         let lowest = live.highest_term.max(live.barred_below);
         if stamp.term < lowest {
@@ -119,7 +122,10 @@ impl Guard {
                 format!("term {} is over: this member has seen term {lowest}", stamp.term),
             ));
         }
-        let longer = live.permit.filter(|p| p.term == stamp.term).map_or(0, |p| p.deadline_boot_ms);
+        let longer = live
+            .permit
+            .filter(|p| p.term == stamp.term)
+            .map_or(0, |p| p.deadline_boot_ms);
         let permit = Permit {
             term: stamp.term,
             deadline_boot_ms: deadline_boot_ms.max(longer),
@@ -163,7 +169,10 @@ impl Guard {
                     std::thread::sleep(Duration::from_millis(2));
                 }
                 Err(TryLockError::WouldBlock) => {
-                    return Err(Problem::Refused(Refusal::Busy, "another order is being carried out".to_owned()));
+                    return Err(Problem::Refused(
+                        Refusal::Busy,
+                        "another order is being carried out".to_owned(),
+                    ));
                 }
             }
         }
@@ -184,7 +193,10 @@ impl Guard {
                     format!("order {} came after order {sequence}", stamp.sequence),
                 ));
             }
-            let interrupts = matches!(request.order, Order::Stop { .. } | Order::Pledge { .. } | Order::NoteTerm);
+            let interrupts = matches!(
+                request.order,
+                Order::Stop { .. } | Order::Pledge { .. } | Order::NoteTerm
+            );
             if live.operation.is_some() && !interrupts {
                 return Err(Problem::Refused(
                     Refusal::Busy,
@@ -323,7 +335,8 @@ fn check_texts(order: &Order) -> Outcome {
     if bad {
         return Err(Problem::Refused(
             Refusal::Malformed,
-            "a name or password holds a control character, which no configuration or password file can".to_owned(),
+            "a name or password holds a control character, which no configuration or password file can"
+                .to_owned(),
         ));
     }
     Ok(())

@@ -39,7 +39,10 @@ impl Guard {
         } else {
             self.stop_server(Duration::ZERO, DownReason::Stopped);
             let names = lock(&self.desired).names.clone();
-            self.write_settings(&Desired { names, upstream: None })?;
+            self.write_settings(&Desired {
+                names,
+                upstream: None,
+            })?;
         }
         self.save(|state| {
             state.pledge = Some(term);
@@ -59,7 +62,10 @@ impl Guard {
             return self.read_rest(hint);
         }
         let end = super::wal::end_of_wal(&self.settings.pgdata, hint);
-        let problem = end.as_ref().err().map(|e| format!("the end of WAL could not be read: {e}"));
+        let problem = end
+            .as_ref()
+            .err()
+            .map(|e| format!("the end of WAL could not be read: {e}"));
         self.warn("end of WAL", problem);
         end.ok()
     }
@@ -67,7 +73,10 @@ impl Guard {
     /// Makes the running standby follow nobody, and sees that it does not. One that cannot be seen to is ended.
     fn let_go(self: &Arc<Self>) -> Outcome {
         let names = lock(&self.desired).names.clone();
-        self.write_settings(&Desired { names, upstream: None })?;
+        self.write_settings(&Desired {
+            names,
+            upstream: None,
+        })?;
         self.reload();
         if self.has_let_go() {
             return Ok(());

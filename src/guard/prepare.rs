@@ -75,7 +75,9 @@ pub struct Asked {
 /// Sixteen random hexadecimal digits.
 #[must_use]
 pub fn random_hex() -> String {
-    crate::core::types::DataId::from_random(random_bytes()).as_str().to_owned()
+    crate::core::types::DataId::from_random(random_bytes())
+        .as_str()
+        .to_owned()
 }
 
 /// Random bytes of the kernel.
@@ -106,7 +108,12 @@ fn find_user(name: &str, passwd: &str, group: &str) -> Option<User> {
         .filter(|f| f.len() >= 6)
         .find(|f| f[0] == name || f[2] == name);
     let (login, uid, gid, home) = match by_name {
-        Some(f) => (f[0], f[2].parse().ok()?, f[3].parse().ok()?, Some(PathBuf::from(f[5]))),
+        Some(f) => (
+            f[0],
+            f[2].parse().ok()?,
+            f[3].parse().ok()?,
+            Some(PathBuf::from(f[5])),
+        ),
         None => {
             let number = name.parse().ok()?;
             (name, number, number, None)
@@ -204,13 +211,16 @@ fn check_not_mounted(pgdata: &Path) -> anyhow::Result<()> {
 
 /// Mount points are written with octal escapes for blanks.
 fn unescape(text: &str) -> String {
-    text.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
+    text.replace("\\040", " ")
+        .replace("\\011", "\t")
+        .replace("\\134", "\\")
 }
 
 fn check_same_file_system(settings: &Settings) -> anyhow::Result<()> {
     let device = |path: &Path| fs::metadata(path).map(|m| m.dev());
     let state = device(&settings.state_dir)?;
-    let data = device(&settings.pgdata).or_else(|_| device(settings.pgdata.parent().unwrap_or(Path::new("/"))))?;
+    let data =
+        device(&settings.pgdata).or_else(|_| device(settings.pgdata.parent().unwrap_or(Path::new("/"))))?;
     ensure!(
         state == data,
         "{} is on another file system than PGDATA {}: what this member promised must be lost only together with its data. Mount one \
@@ -236,7 +246,8 @@ fn become_user(name: &str, mut settings: Settings, parent: &Path) -> anyhow::Res
     make_dir(&settings.run_dir, 0o755)?;
     make_dir(&settings.pgdata, 0o700)?;
     let give = |path: &Path| {
-        chown(path, Some(user.uid), Some(user.gid)).with_context(|| format!("cannot chown {}", path.display()))
+        chown(path, Some(user.uid), Some(user.gid))
+            .with_context(|| format!("cannot chown {}", path.display()))
     };
     // Renaming PGDATA needs the right to write where it lies.
     if fs::metadata(parent)?.uid() == 0 {
@@ -321,7 +332,8 @@ mod tests {
 
     #[test]
     fn users_are_found_by_name_and_number() {
-        let passwd = "root:x:0:0:root:/root:/bin/sh\npostgres:x:999:998::/var/lib/postgresql:/bin/bash\nshort:x\n";
+        let passwd =
+            "root:x:0:0:root:/root:/bin/sh\npostgres:x:999:998::/var/lib/postgresql:/bin/bash\nshort:x\n";
         let group = "root:x:0:\nssl-cert:x:107:a,postgres\npostgres:x:998:postgres\n";
         let found = User {
             uid: 999,
@@ -331,7 +343,10 @@ mod tests {
         };
         assert_eq!(find_user("postgres", passwd, group), Some(found.clone()));
         assert_eq!(find_user("999", passwd, group), Some(found));
-        assert_eq!(find_user("70", passwd, group).map(|u| (u.uid, u.gid)), Some((70, 70)));
+        assert_eq!(
+            find_user("70", passwd, group).map(|u| (u.uid, u.gid)),
+            Some((70, 70))
+        );
         assert_eq!(find_user("nobody", passwd, group), None);
     }
 

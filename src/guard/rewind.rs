@@ -29,25 +29,31 @@ impl Guard {
             return wrong_state("PGDATA holds no complete database: only a clone helps");
         }
         self.write_settings(&Desired::default())?;
-        self.operate("rewind", sequence, None, move |guard| guard.make_rewind(&upstream, timeline));
+        self.operate("rewind", sequence, None, move |guard| {
+            guard.make_rewind(&upstream, timeline)
+        });
         Ok(())
     }
 
     fn make_rewind(self: &Arc<Self>, upstream: &Upstream, timeline: Timeline) -> Result<(), String> {
         let passfile = self.settings.run_dir.join("passfile.rewind");
         let old = self.state().data_id;
-        let begun = self.begin(upstream, &passfile).map_err(|e| format!("cannot prepare the rewind: {e}"));
+        let begun = self
+            .begin(upstream, &passfile)
+            .map_err(|e| format!("cannot prepare the rewind: {e}"));
         let result = begun.and_then(|()| self.run_rewind(upstream, &passfile));
         let _ = remove_if_there(&passfile);
         let order = lock(&self.orders);
         let ended = match result {
             Ok(output) => self.finish(&output, timeline),
-            Err(why) if why.contains(BEGINS_TO_CHANGE) => {
-                Err(format!("{why}\nPGDATA is not usable any more: only a clone helps"))
-            }
+            Err(why) if why.contains(BEGINS_TO_CHANGE) => Err(format!(
+                "{why}\nPGDATA is not usable any more: only a clone helps"
+            )),
             Err(why) => match self.restore(old) {
                 Ok(()) => Err(format!("{why}\nPGDATA is as it was")),
-                Err(e) => Err(format!("{why}\nPGDATA could not be marked as unchanged ({e}): only a clone helps")),
+                Err(e) => Err(format!(
+                    "{why}\nPGDATA could not be marked as unchanged ({e}): only a clone helps"
+                )),
             },
         };
         drop(order);
@@ -94,7 +100,10 @@ impl Guard {
         if exit.is_success() {
             Ok(output)
         } else {
-            Err(format!("pg_rewind from {} failed ({exit}): {output}", upstream.host))
+            Err(format!(
+                "pg_rewind from {} failed ({exit}): {output}",
+                upstream.host
+            ))
         }
     }
 

@@ -58,16 +58,25 @@ pub fn run(asked: &Asked, words: &[String]) -> anyhow::Result<ExitCode> {
     };
     let ended = guard.belongs.kill_all(&guard.spared());
     if ended > 0 {
-        tracing::warn!(ended, "ended processes of PostgreSQL that were there before the guard");
+        tracing::warn!(
+            ended,
+            "ended processes of PostgreSQL that were there before the guard"
+        );
     }
     guard.take_stock().with_context(|| {
-        format!("cannot read or write {} and what is beside it", guard.settings.pgdata.display())
+        format!(
+            "cannot read or write {} and what is beside it",
+            guard.settings.pgdata.display()
+        )
     })?;
     start_thread(&guard, "permit", Guard::enforce_permit)?;
     start_thread(&guard, "processes", Guard::watch_processes)?;
     start_thread(&guard, "files", Guard::watch_files)?;
     let listener = socket::listen(&guard).with_context(|| {
-        format!("cannot listen on {}", guard.settings.run_dir.join(SOCKET_NAME).display())
+        format!(
+            "cannot listen on {}",
+            guard.settings.run_dir.join(SOCKET_NAME).display()
+        )
     })?;
     start_thread(&guard, "socket", move |g| socket::serve(g, &listener))?;
     {
@@ -99,10 +108,17 @@ fn start_thread(
 }
 
 fn catch_stop_signals() -> anyhow::Result<()> {
-    let action = SigAction::new(SigHandler::Handler(note_stop), SaFlags::SA_RESTART, SigSet::empty());
+    let action = SigAction::new(
+        SigHandler::Handler(note_stop),
+        SaFlags::SA_RESTART,
+        SigSet::empty(),
+    );
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGQUIT] {
         // SAFETY: the handler only stores into an atomic, which is allowed in one.
-        #[allow(unsafe_code, reason = "the only way to catch a signal; a blocked one would be blocked in the server too")]
+        #[allow(
+            unsafe_code,
+            reason = "the only way to catch a signal; a blocked one would be blocked in the server too"
+        )]
         unsafe { sigaction(signal, &action) }.with_context(|| format!("cannot catch {signal}"))?;
     }
     Ok(())
@@ -117,7 +133,9 @@ impl Guard {
         loop {
             let live = self.live();
             let down = matches!(live.server, Server::Down { .. });
-            let present = live.last_contact.is_some_and(|at| boot_ms().saturating_sub(at) <= PRESENT_MS);
+            let present = live
+                .last_contact
+                .is_some_and(|at| boot_ms().saturating_sub(at) <= PRESENT_MS);
             drop(live);
             if down {
                 break;

@@ -1,7 +1,6 @@
-//! Starts, reloads, stops and promotes the server.
+//! Starts, reloads and stops the server.
 
 use std::collections::VecDeque;
-use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -19,9 +18,8 @@ use super::disk::{lay_file, remove_if_there};
 use super::live::{Guard, Role, lock};
 use super::processes::{Table, read_one};
 use super::protocol::{DataState, DownReason, Refusal, RestPosition, Server};
-use super::timelines::{history_name, with_history, with_segments};
 use super::wal::end_of_wal;
-use crate::core::types::{Lsn, Position, Term, Timeline};
+use crate::core::types::{Lsn, Position, Term};
 
 /// Lines of the server's output that are kept for the status.
 const KEPT_LINES: usize = 8;
@@ -29,9 +27,6 @@ const KEPT_LINES: usize = 8;
 const KEPT_BYTES: usize = 300;
 /// How long an immediate shutdown may take.
 const IMMEDIATE: Duration = Duration::from_secs(1);
-/// How long a promotion may take; the permit usually ends it before.
-const PROMOTION: Duration = Duration::from_secs(60);
-
 /// Why an order was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Problem {
@@ -70,7 +65,10 @@ impl Guard {
         self.clear_socket_locks();
         let output = Arc::new(Mutex::new(VecDeque::new()));
         let claimed = self.update(|live| {
-            let permitted = |t: Term| live.permit.is_some_and(|p| p.term == t && p.deadline_boot_ms > boot_ms());
+            let permitted = |t: Term| {
+                live.permit
+                    .is_some_and(|p| p.term == t && p.deadline_boot_ms > boot_ms())
+            };
             if term.is_some_and(|t| !permitted(t)) {
                 return None;
             }
@@ -88,7 +86,9 @@ impl Guard {
                 "the server may run read-write only under a live permit of the order's term".to_owned(),
             ));
         };
-        let spawned = self.lay_signals(role).and_then(|()| self.spawn_server(last, &output));
+        let spawned = self
+            .lay_signals(role)
+            .and_then(|()| self.spawn_server(last, &output));
         let result = self.update(|live| match spawned {
             Ok(pid) if live.fences == fences => {
                 live.server_pid = Some(pid);
@@ -115,7 +115,9 @@ impl Guard {
                 // Fenced while it was being started: the fence may have looked before there was anything to see.
                 self.belongs.kill_all(&self.spared());
                 self.lay_standby_signal();
-                Err(Problem::Failed("the permit ended while the server was started".to_owned()))
+                Err(Problem::Failed(
+                    "the permit ended while the server was started".to_owned(),
+                ))
             }
             Err(Some(e)) => {
                 self.lay_standby_signal();
@@ -132,7 +134,10 @@ impl Guard {
         let pgdata = &self.settings.pgdata;
         let strays = self.belongs.strays(&Table::read(), &[]);
         if let Some(stray) = strays.first() {
-            return wrong_state(format!("process {} of PostgreSQL still runs in PGDATA", stray.pid));
+            return wrong_state(format!(
+                "process {} of PostgreSQL still runs in PGDATA",
+                stray.pid
+            ));
         }
         // With nobody in PGDATA its number is that of something else, or of nothing; PostgreSQL itself would only ask kill(0).
         if remove_if_there(&pgdata.join("postmaster.pid"))? {
@@ -201,7 +206,10 @@ impl Guard {
     pub fn stop_server(self: &Arc<Self>, fast: Duration, reason: DownReason) {
         let postmaster = self.postmaster();
         let (pid, kill_at) = self.update(|live| {
-            let kill_at = live.permit.filter(|_| live.role.writes()).map(|p| p.deadline_boot_ms);
+            let kill_at = live
+                .permit
+                .filter(|_| live.role.writes())
+                .map(|p| p.deadline_boot_ms);
             live.permit = None;
             live.role = Role::None;
             live.fences += 1;
@@ -269,131 +277,14 @@ impl Guard {
             return None;
         }
         let rest = rest_position(&self.settings.pgdata, hint);
-        let problem = rest.as_ref().err().map(|e| format!("the end of WAL could not be read: {e}"));
+        let problem = rest
+            .as_ref()
+            .err()
+            .map(|e| format!("the end of WAL could not be read: {e}"));
         self.warn("end of WAL", problem);
         let rest = rest.ok();
         self.update(|live| live.rest.clone_from(&rest));
         rest.map(|r| r.position)
-    }
-
-    /// Promotes the running standby; on success it is in production on this timeline.
-    ///
-    /// # Errors
-    /// Without permit or pledge, when a number is used already, or when PostgreSQL does not do it.
-    pub fn promote(self: &Arc<Self>, term: Term, timeline: Timeline) -> Outcome {
-        let pgdata = self.settings.pgdata.clone();
-        let (role, pledge) = {
-            let live = self.live();
-            (live.role, live.pledge.clone())
-        };
-        if role != Role::Standby {
-            return wrong_state("no standby runs here that could be promoted");
-        }
-        if pledge.as_ref().is_none_or(|p| p.term != term) {
-            return Err(Problem::Refused(
-                Refusal::NotPermitted,
-                format!("a promotion in term {term} needs a pledge to it first"),
-            ));
-        }
-        self.lay_histories(timeline, pledge.and_then(|p| p.position))?;
-        let fences = self.update(|live| {
-            let permitted = live.permit.is_some_and(|p| p.term == term && p.deadline_boot_ms > boot_ms());
-            (permitted && live.role == Role::Standby).then(|| {
-                live.role = Role::Promoting;
-                live.fences
-            })
-        });
-        let Some(fences) = fences else {
-            return Err(Problem::Refused(
-                Refusal::NotPermitted,
-                format!("a promotion needs a live permit of term {term}"),
-            ));
-        };
-        let began = Instant::now();
-        let result = self.run_promotion(&pgdata, fences);
-        // From now on the watcher removes it again; a promotion that did not happen must not happen later.
-        let _ = remove_if_there(&pgdata.join("promote"));
-        if let Err(problem) = result {
-            self.update(|live| {
-                if live.fences == fences && live.role == Role::Promoting {
-                    live.role = Role::Standby;
-                }
-            });
-            return Err(problem);
-        }
-        self.check_timeline(timeline)?;
-        let done = self.update(|live| {
-            let ours = live.fences == fences && live.role == Role::Promoting;
-            if ours {
-                live.role = Role::Primary;
-                live.server = Server::Primary;
-            }
-            ours
-        });
-        if !done {
-            return Err(Problem::Failed("the permit ended during the promotion".to_owned()));
-        }
-        tracing::info!(%term, %timeline, ms = began.elapsed().as_millis(), "promoted");
-        Ok(())
-    }
-
-    fn run_promotion(&self, pgdata: &Path, fences: u64) -> Outcome {
-        let mut command = self.tool("pg_ctl");
-        command.arg("promote").arg("-W").arg("-D").arg(pgdata);
-        let (exit, output) = self.run_tool(&mut command, Duration::from_secs(10))?;
-        if !exit.is_success() {
-            return Err(Problem::Failed(format!("pg_ctl promote failed ({exit}): {output}")));
-        }
-        let end = Instant::now() + PROMOTION;
-        loop {
-            if matches!(Control::read(pgdata), Ok(c) if c.state == ControlState::InProduction) {
-                return Ok(());
-            }
-            let live = self.live();
-            if live.fences != fences || live.role != Role::Promoting {
-                return Err(Problem::Failed("the server ended during the promotion".to_owned()));
-            }
-            drop(live);
-            if Instant::now() >= end {
-                return Err(Problem::Failed(format!(
-                    "the server did not leave recovery within {} s of pg_ctl promote",
-                    PROMOTION.as_secs()
-                )));
-            }
-            std::thread::sleep(Duration::from_millis(3));
-        }
-    }
-
-    /// Bars every number below `timeline` that has no history, so that PostgreSQL takes exactly this one (invariant 8).
-    fn lay_histories(&self, timeline: Timeline, held: Option<Position>) -> Outcome {
-        let pg_wal = self.settings.pgdata.join("pg_wal");
-        let there = with_history(&pg_wal)?;
-        let newest = with_segments(&pg_wal)?.into_iter().chain(there.iter().copied()).max();
-        if newest.is_some_and(|n| n >= timeline) {
-            return wrong_state(format!(
-                "timeline {} is in pg_wal already, so {timeline} cannot be a new one here",
-                newest.unwrap_or(timeline)
-            ));
-        }
-        let from = held.map_or(1, |p| p.timeline.0) + 1;
-        for number in from..timeline.0 {
-            if !there.contains(&Timeline(number)) {
-                lay_file(&pg_wal.join(history_name(Timeline(number))))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The promotion made this timeline and no other; else the server is ended.
-    fn check_timeline(self: &Arc<Self>, timeline: Timeline) -> Outcome {
-        let path = self.settings.pgdata.join("pg_wal").join(history_name(timeline));
-        let made = fs::metadata(&path).is_ok_and(|m| m.len() > 0);
-        if made {
-            return Ok(());
-        }
-        let detail = format!("the promotion did not make timeline {timeline}");
-        self.fence(DownReason::Unpermitted, &detail, |_| true);
-        Err(Problem::Failed(detail))
     }
 
     /// A program of PostgreSQL, of the data's version where several are installed. Speaks English.
@@ -401,8 +292,15 @@ impl Guard {
     pub fn tool(&self, name: &str) -> Command {
         let major = self.live().major_version.unwrap_or(0);
         let versioned = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin/{name}"));
-        let mut command = Command::new(if versioned.exists() { versioned } else { PathBuf::from(name) });
-        command.env("LC_ALL", "C").env("PGDATA", &self.settings.pgdata).stdin(Stdio::null());
+        let mut command = Command::new(if versioned.exists() {
+            versioned
+        } else {
+            PathBuf::from(name)
+        });
+        command
+            .env("LC_ALL", "C")
+            .env("PGDATA", &self.settings.pgdata)
+            .stdin(Stdio::null());
         command
     }
 
@@ -420,7 +318,10 @@ impl Guard {
         let stderr = child.stderr.take();
         let Some(exit) = self.children.wait(pid, at_most) else {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            return Err(Problem::Failed(format!("{name} did not end within {} s", at_most.as_secs())));
+            return Err(Problem::Failed(format!(
+                "{name} did not end within {} s",
+                at_most.as_secs()
+            )));
         };
         let mut text = String::new();
         if let Some(stderr) = stderr {
@@ -441,7 +342,10 @@ pub fn rest_position(pgdata: &Path, hint: Option<Lsn>) -> std::io::Result<RestPo
             timeline: control.timeline,
             last_record: control.checkpoint,
         };
-        return Ok(RestPosition { position, clean: true });
+        return Ok(RestPosition {
+            position,
+            clean: true,
+        });
     }
     Ok(RestPosition {
         position: end_of_wal(pgdata, hint)?,
@@ -461,7 +365,11 @@ fn pass_on(from: impl Read, kept: &Mutex<VecDeque<String>>) {
             Ok(_) => {}
         }
         let _ = std::io::stderr().lock().write_all(&line);
-        let text: String = String::from_utf8_lossy(&line).trim_end().chars().take(KEPT_BYTES).collect();
+        let text: String = String::from_utf8_lossy(&line)
+            .trim_end()
+            .chars()
+            .take(KEPT_BYTES)
+            .collect();
         let mut kept = lock(kept);
         if kept.len() >= KEPT_LINES {
             kept.pop_front();

@@ -135,7 +135,11 @@ impl Guard {
         );
         if version >= 13 {
             let _ = writeln!(text, "max_slot_wal_keep_size = '{}MB'", megabytes(total / 4));
-            let _ = writeln!(text, "wal_keep_size = '{}MB'", megabytes((total / 10).min(128 << 20)));
+            let _ = writeln!(
+                text,
+                "wal_keep_size = '{}MB'",
+                megabytes((total / 10).min(128 << 20))
+            );
         }
         let _ = writeln!(text, "include {}", quote(&user.to_string_lossy()));
         text.push_str("# Settings that pgbaton needs as they are here.\n");
@@ -156,11 +160,18 @@ impl Guard {
         let mut theirs = Values::default();
         theirs.read(user, 0);
         for name in ["max_wal_senders", "max_replication_slots"] {
-            if theirs.get(name).and_then(|v| v.parse::<u64>().ok()).is_some_and(|n| n < SENDERS) {
+            if theirs
+                .get(name)
+                .and_then(|v| v.parse::<u64>().ok())
+                .is_some_and(|n| n < SENDERS)
+            {
                 set(name, &SENDERS.to_string());
             }
         }
-        if theirs.get("wal_level").is_some_and(|v| v.eq_ignore_ascii_case("minimal")) {
+        if theirs
+            .get("wal_level")
+            .is_some_and(|v| v.eq_ignore_ascii_case("minimal"))
+        {
             set("wal_level", "replica");
         }
         set("synchronous_standby_names", &desired.names);
@@ -180,8 +191,12 @@ impl Guard {
     pub fn socket_directories(&self) -> Vec<PathBuf> {
         let mut theirs = Values::default();
         theirs.read(&self.command.config_file, 0);
-        let told = theirs.get("unix_socket_directories").unwrap_or("/var/run/postgresql,/tmp");
-        told.split(',').map(|d| PathBuf::from(d.trim().trim_matches('"'))).collect()
+        let told = theirs
+            .get("unix_socket_directories")
+            .unwrap_or("/var/run/postgresql,/tmp");
+        told.split(',')
+            .map(|d| PathBuf::from(d.trim().trim_matches('"')))
+            .collect()
     }
 
     /// Takes pgbaton's settings out of postgresql.auto.conf, which would win over its file. Answers which were there.
@@ -241,7 +256,11 @@ fn setting(line: &str) -> Option<(String, String)> {
             }
             value
         }
-        None => rest.split(['#', ' ', '\t', '\n', '\r']).next().unwrap_or_default().to_owned(),
+        None => rest
+            .split(['#', ' ', '\t', '\n', '\r'])
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
     };
     Some((line[..end].to_lowercase(), value))
 }
@@ -252,7 +271,11 @@ struct Values(Vec<(String, String)>);
 
 impl Values {
     fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+        self.0
+            .iter()
+            .rev()
+            .find(|(n, _)| n == name)
+            .map(|(_, v)| v.as_str())
     }
 
     /// Reads a file and what it includes; PostgreSQL allows ten levels. Unreadable ones are PostgreSQL's to complain about.
@@ -328,8 +351,16 @@ mod tests {
         fs::create_dir(dir.path().join("conf.d")).unwrap();
         fs::write(dir.path().join("conf.d/a.conf"), "max_wal_senders = 4\n").unwrap();
         fs::write(dir.path().join("conf.d/ignored"), "max_wal_senders = 5\n").unwrap();
-        fs::write(dir.path().join("loop.conf"), "include 'loop.conf'\nwal_level=minimal\n").unwrap();
-        fs::write(&main, "max_wal_senders = 3 # few\ninclude_dir 'conf.d'\ninclude = loop.conf\n").unwrap();
+        fs::write(
+            dir.path().join("loop.conf"),
+            "include 'loop.conf'\nwal_level=minimal\n",
+        )
+        .unwrap();
+        fs::write(
+            &main,
+            "max_wal_senders = 3 # few\ninclude_dir 'conf.d'\ninclude = loop.conf\n",
+        )
+        .unwrap();
         let mut values = Values::default();
         values.read(&main, 0);
         assert_eq!(values.get("max_wal_senders"), Some("4"));

@@ -30,8 +30,14 @@ pub fn listen(guard: &Guard) -> io::Result<UnixListener> {
     super::disk::remove_if_there(&path)?;
     let listener = UnixListener::bind(&path)?;
     // Another user's sidecar needs the right to connect; who it is, is checked for each connection.
-    let others = guard.settings.peer_uid.is_some_and(|peer| peer != getuid().as_raw());
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(if others { 0o666 } else { 0o600 }))?;
+    let others = guard
+        .settings
+        .peer_uid
+        .is_some_and(|peer| peer != getuid().as_raw());
+    std::fs::set_permissions(
+        &path,
+        std::fs::Permissions::from_mode(if others { 0o666 } else { 0o600 }),
+    )?;
     Ok(listener)
 }
 

@@ -34,7 +34,11 @@ impl Chain {
         // Each line: a parent and where it was left. The next line's timeline begins there.
         let mut begins = Lsn(0);
         let mut chain = Vec::new();
-        for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
+        for line in text
+            .lines()
+            .map(str::trim)
+            .filter(|l| !l.is_empty() && !l.starts_with('#'))
+        {
             let bad = || io::Error::other(format!("{} has the line '{line}'", history_name(newest)));
             let mut words = line.split_whitespace();
             let parent: u32 = words.next().and_then(|w| w.parse().ok()).ok_or_else(bad)?;
@@ -95,7 +99,11 @@ pub fn with_history(pg_wal: &Path) -> io::Result<BTreeSet<Timeline>> {
 /// Timeline and the two halves of the segment's number, if this is a segment's name.
 #[must_use]
 pub fn segment(name: &str) -> Option<(Timeline, (u32, u32))> {
-    if name.len() != 24 || !name.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b)) {
+    if name.len() != 24
+        || !name
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b))
+    {
         return None;
     }
     let part = |at: usize| u32::from_str_radix(name.get(at..at + 8)?, 16).ok();
@@ -124,7 +132,11 @@ mod tests {
         assert_eq!(chain.owner(Lsn(0x0300_0147)), Some(Timeline(1)));
         assert_eq!(chain.owner(Lsn(0x0300_0148)), Some(Timeline(3)));
         assert_eq!(chain.owner(Lsn(0x0600_0000)), Some(Timeline(4)));
-        assert_eq!(Chain::read(dir.path(), Timeline(2)).unwrap(), None, "a barred number");
+        assert_eq!(
+            Chain::read(dir.path(), Timeline(2)).unwrap(),
+            None,
+            "a barred number"
+        );
         assert_eq!(Chain::read(dir.path(), Timeline(9)).unwrap(), None);
         assert_eq!(
             with_history(dir.path()).unwrap(),

@@ -51,14 +51,17 @@ pub fn end_of_wal(pgdata: &Path, hint: Option<Lsn>) -> io::Result<Position> {
             best = best.max(Some((owner, last)));
         }
     }
-    best.map(|(timeline, last_record)| Position { timeline, last_record })
-        .ok_or_else(|| {
-            io::Error::other(format!(
-                "no whole record at or after {} (where recovery begins) in {}",
-                control.redo,
-                pg_wal.display()
-            ))
-        })
+    best.map(|(timeline, last_record)| Position {
+        timeline,
+        last_record,
+    })
+    .ok_or_else(|| {
+        io::Error::other(format!(
+            "no whole record at or after {} (where recovery begins) in {}",
+            control.redo,
+            pg_wal.display()
+        ))
+    })
 }
 
 /// The chain; for a timeline whose history file was removed, itself alone when the server's checkpoint is on it.
@@ -109,7 +112,10 @@ impl Shape {
                 continue;
             }
             let mut head = [0u8; 40];
-            if File::open(entry.path()).and_then(|f| f.read_exact_at(&mut head, 0)).is_err() {
+            if File::open(entry.path())
+                .and_then(|f| f.read_exact_at(&mut head, 0))
+                .is_err()
+            {
                 continue;
             }
             let shape = Self {
@@ -128,7 +134,9 @@ impl Shape {
             }
         }
         let place = pg_wal.display();
-        Err(io::Error::other(format!("{place} holds no segment of this server")))
+        Err(io::Error::other(format!(
+            "{place} holds no segment of this server"
+        )))
     }
 }
 
@@ -185,7 +193,9 @@ impl<'a> Reader<'a> {
         self.at = None;
         let number = address / self.shape.segment;
         if self.open.as_ref().is_none_or(|(n, ..)| *n != number) {
-            self.open = self.open_segment(number)?.map(|(timeline, file)| (number, timeline, file));
+            self.open = self
+                .open_segment(number)?
+                .map(|(timeline, file)| (number, timeline, file));
         }
         let Some((.., file)) = &self.open else {
             return Ok(false);
@@ -259,8 +269,7 @@ impl<'a> Reader<'a> {
         let mut next = start;
         let mut last = None;
         let mut records = 0;
-        loop {
-            let Some(at) = self.skip_header(next)? else { break };
+        while let Some(at) = self.skip_header(next)? {
             // WAL in an older timeline's segment is that timeline's, wherever a newer one claims to begin.
             if self.open.as_ref().map(|(_, t, _)| *t) < self.chain.owner(Lsn(at)) {
                 break;
@@ -338,7 +347,11 @@ impl<'a> Reader<'a> {
         let switch = header[17] == 0 && header[16] & 0xF0 == 0x40;
         let end = address + align(within);
         let segment = self.shape.segment;
-        Ok(Found::Record(if switch { end.div_ceil(segment) * segment } else { end }))
+        Ok(Found::Record(if switch {
+            end.div_ceil(segment) * segment
+        } else {
+            end
+        }))
     }
 }
 

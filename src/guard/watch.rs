@@ -105,7 +105,9 @@ impl Guard {
             return;
         }
         let detail = format!("process {pid} of PostgreSQL runs in PGDATA and was not started by pgbaton");
-        self.fence(DownReason::Unpermitted, &detail, |live| live.watch_mark() == *before);
+        self.fence(DownReason::Unpermitted, &detail, |live| {
+            live.watch_mark() == *before
+        });
     }
 
     /// The thread that reads PGDATA.
@@ -199,12 +201,10 @@ impl Guard {
             return false;
         }
         let lives = read_one(pid).is_some_and(|p| p.is_alive() && p.is_postgres());
-        lives
-            && working_directory(pid).is_some_and(|d| self.belongs.is_in_pgdata(&d))
-            && {
-                let table = Table::read();
-                !known.iter().flatten().any(|&k| table.descends(pid, k))
-            }
+        lives && working_directory(pid).is_some_and(|d| self.belongs.is_in_pgdata(&d)) && {
+            let table = Table::read();
+            !known.iter().flatten().any(|&k| table.descends(pid, k))
+        }
     }
 
     /// `promote` is a time bomb: it promotes at some later signal (nobody may lay it but an order of the guard).
@@ -228,7 +228,10 @@ pub struct WatchMark {
 impl Live {
     fn watch_mark(&self) -> WatchMark {
         let between = self.role != Role::None && self.server_pid.is_none();
-        let operates = self.operation.as_ref().is_some_and(|(o, _)| o.kind == "initialise");
+        let operates = self
+            .operation
+            .as_ref()
+            .is_some_and(|(o, _)| o.kind == "initialise");
         WatchMark {
             role: self.role,
             server_pid: self.server_pid,

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::BufReader;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
@@ -12,64 +12,11 @@ use std::time::{Duration, Instant};
 
 use pgbaton::core::types::{SystemId, Term, Timeline};
 use pgbaton::guard::clock::boot_ms;
-use pgbaton::guard::protocol::{
-    Answer, DataState, Order, PROTOCOL_VERSION, Request, Secret, Server, Stamp, Status, Upstream,
-};
+use pgbaton::guard::protocol::{Answer, DataState, Order, Request, Secret, Server, Stamp, Status, Upstream};
 
-/// Generous: the machine may be busy. What is waited for is a condition, never time itself.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-pub const SUPERUSER: &str = "boss";
-pub const PASSWORD: &str = "sEcret:'\\of boss";
-pub const REPLICA: &str = "repl";
-pub const REPLICA_PASSWORD: &str = "pa:ss\\wo'rd of repl";
-
-pub fn is_root() -> bool {
-    nix::unistd::getuid().is_root()
-}
-
-/// Directory of PostgreSQL's programs.
-pub fn bin_dir() -> PathBuf {
-    let mut found: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|e| e.path().join("bin"))
-        .filter(|p| p.join("postgres").exists())
-        .collect();
-    found.sort();
-    found.pop().unwrap_or_else(|| {
-        let out = Command::new("pg_config").arg("--bindir").output().expect("PostgreSQL is installed");
-        PathBuf::from(String::from_utf8(out.stdout).unwrap().trim())
-    })
-}
-
-pub fn path_env() -> String {
-    format!("{}:{}", bin_dir().display(), std::env::var("PATH").unwrap_or_default())
-}
-
-/// A program as PostgreSQL's user.
-pub fn as_postgres(program: &str) -> Command {
-    let mut command = if is_root() {
-        let mut command = Command::new("runuser");
-        command.args(["-u", "postgres", "--", program]);
-        command
-    } else {
-        Command::new(program)
-    };
-    command.env("PATH", path_env()).env("LC_ALL", "C").current_dir("/");
-    command
-}
-
-pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < end, "waited in vain for: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
+#[path = "guard_tools.rs"]
+mod tools;
+pub use tools::*;
 
 pub struct Rig {
     pub dir: tempfile::TempDir,
@@ -83,15 +30,24 @@ pub struct Rig {
 
 impl Rig {
     pub fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("pgbaton-guard-").tempdir().unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("pgbaton-guard-")
+            .tempdir()
+            .unwrap();
         let base = dir.path();
         fs::set_permissions(base, fs::Permissions::from_mode(0o755)).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         for sub in ["data", "run", "sock", "initdb.d", "archive"] {
             fs::create_dir(base.join(sub)).unwrap();
         }
         if is_root() {
-            let user = nix::unistd::User::from_name("postgres").unwrap().expect("user postgres");
+            let user = nix::unistd::User::from_name("postgres")
+                .unwrap()
+                .expect("user postgres");
             for sub in ["sock", "archive"] {
                 chown(base.join(sub), Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
             }
@@ -108,12 +64,14 @@ impl Rig {
         fs::write(
             base.join("pg_hba.conf"),
             format!(
-                "local all all trust\nhost replication {REPLICA} 127.0.0.0/8 scram-sha-256\nhost all {SUPERUSER} 127.0.0.0/8 trust\n"
+                "local all all trust\nhost replication {REPLICA} 127.0.0.0/8 scram-sha-256\nhost all {REPLICA} 127.0.0.0/8 scram-sha-256\nhost all {SUPERUSER} 127.0.0.0/8 trust\n"
             ),
         )
         .unwrap();
         let quoted = REPLICA_PASSWORD.replace('\'', "''");
-        let user = format!("create user {REPLICA} replication login superuser password '{quoted}';\ncreate table t(i int);\n");
+        let user = format!(
+            "create user {REPLICA} replication login superuser password '{quoted}';\ncreate table t(i int);\n"
+        );
         fs::write(base.join("initdb.d/user.sql"), user).unwrap();
         let entry = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/guard_entrypoint.sh");
         fs::copy(entry, base.join("entry.sh")).unwrap();
@@ -161,7 +119,10 @@ impl Rig {
             .arg("--")
             .arg(self.base().join("entry.sh"))
             .arg("-c")
-            .arg(format!("config_file={}", self.base().join("postgresql.conf").display()))
+            .arg(format!(
+                "config_file={}",
+                self.base().join("postgresql.conf").display()
+            ))
             .env("PATH", path_env())
             .env("POSTGRES_USER", SUPERUSER)
             .env("POSTGRES_PASSWORD", PASSWORD)
@@ -178,11 +139,17 @@ impl Rig {
     /// Starts the guard and waits for its socket.
     pub fn start(&mut self) {
         let _ = fs::remove_file(self.base().join("run/guard.sock"));
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .unwrap();
         let mut command = self.guard_command();
         command.stdout(log.try_clone().unwrap()).stderr(log);
         self.guard = Some(command.spawn().unwrap());
-        wait_for("the guard's socket", || UnixStream::connect(self.base().join("run/guard.sock")).ok());
+        wait_for("the guard's socket", || {
+            UnixStream::connect(self.base().join("run/guard.sock")).ok()
+        });
     }
 
     pub fn log_path(&self) -> PathBuf {
@@ -279,7 +246,11 @@ impl Rig {
             if fits(&status) {
                 return status;
             }
-            assert!(Instant::now() < end, "waited in vain for {what}: {status:?}\n{}", self.log());
+            assert!(
+                Instant::now() < end,
+                "waited in vain for {what}: {status:?}\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -401,7 +372,20 @@ impl Rig {
         let script = self.base().join("write.sql");
         fs::write(&script, "insert into t select generate_series(1, 20);\n").unwrap();
         Command::new(bin_dir().join("pgbench"))
-            .args(["-n", "-c", "8", "-j", "2", "-T", "600", "-h", "127.0.0.1", "-U", SUPERUSER, "-f"])
+            .args([
+                "-n",
+                "-c",
+                "8",
+                "-j",
+                "2",
+                "-T",
+                "600",
+                "-h",
+                "127.0.0.1",
+                "-U",
+                SUPERUSER,
+                "-f",
+            ])
             .arg(&script)
             .arg("-p")
             .arg(self.port.to_string())
@@ -460,7 +444,10 @@ impl Rig {
             .output()
             .unwrap();
         let text = String::from_utf8(out.stdout).unwrap();
-        let line = text.lines().find_map(|l| l.strip_prefix(title)).unwrap_or_else(|| panic!("{title} in {text}"));
+        let line = text
+            .lines()
+            .find_map(|l| l.strip_prefix(title))
+            .unwrap_or_else(|| panic!("{title} in {text}"));
         line.trim_start_matches(':').trim().to_owned()
     }
 
@@ -487,7 +474,11 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- log of the guard in {}\n{}", self.base().display(), self.log());
+            eprintln!(
+                "--- log of the guard in {}\n{}",
+                self.base().display(),
+                self.log()
+            );
         }
         if let Some(guard) = &mut self.guard {
             if self.namespace {
@@ -503,37 +494,5 @@ impl Drop for Rig {
         while !self.server_processes().is_empty() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(10));
         }
-    }
-}
-
-pub struct Connection(pub BufReader<UnixStream>);
-
-impl Connection {
-    pub fn ask(&mut self, request: &Request) -> Answer {
-        self.send(&serde_json::to_vec(request).unwrap());
-        self.read().expect("an answer")
-    }
-
-    pub fn send(&mut self, line: &[u8]) {
-        let mut text = line.to_vec();
-        text.push(b'\n');
-        // The guard may have closed already; the answer tells.
-        let _ = self.0.get_mut().write_all(&text);
-    }
-
-    pub fn read(&mut self) -> Option<Answer> {
-        let mut line = String::new();
-        match self.0.read_line(&mut line) {
-            Ok(0) | Err(_) => None,
-            Ok(_) => Some(serde_json::from_str(&line).unwrap()),
-        }
-    }
-}
-
-pub fn request(order: Order, stamp: Option<Stamp>) -> Request {
-    Request {
-        version: PROTOCOL_VERSION,
-        order,
-        stamp,
     }
 }
