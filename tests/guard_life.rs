@@ -379,7 +379,15 @@ fn the_end_of_wal_is_the_one_that_postgresql_finds() {
         Rig::signal(rig.postmaster(), Signal::SIGKILL);
         rig.await_status("the crash", |s| down(&s.server).is_some());
         let read = pgbaton::guard::wal::end_of_wal(&rig.pgdata(), None).unwrap();
-        assert_eq!(read.last_record.to_string(), waldump(&rig), "after '{step}'");
+        assert_eq!(
+            read.last_record.to_string(),
+            rig::waldump(
+                &rig.pgdata(),
+                1,
+                &rig.control("Latest checkpoint's REDO location")
+            ),
+            "after '{step}'"
+        );
         for hint in [0, 1, 8, 65536, 1 << 20, 1 << 40] {
             let near = pgbaton::core::types::Lsn(read.last_record.0.saturating_sub(hint) + hint / 3);
             let hinted = pgbaton::guard::wal::end_of_wal(&rig.pgdata(), Some(near)).unwrap();
@@ -391,15 +399,26 @@ fn the_end_of_wal_is_the_one_that_postgresql_finds() {
     }
 }
 
-/// The start of the last record according to pg_waldump.
-fn waldump(rig: &Rig) -> String {
-    let redo = rig.control("Latest checkpoint's REDO location");
-    let out = rig::as_postgres(rig::bin_dir().join("pg_waldump").to_str().unwrap())
-        .args(["-p", rig.pgdata().join("pg_wal").to_str().unwrap(), "-s", &redo])
-        .output()
-        .unwrap();
-    let text = String::from_utf8(out.stdout).unwrap();
-    let last = text.lines().last().unwrap();
-    let at = last.split("lsn: ").nth(1).unwrap().split(',').next().unwrap();
-    at.parse::<pgbaton::core::types::Lsn>().unwrap().to_string()
+#[test]
+fn the_guard_is_small() {
+    let rig = Rig::primary();
+    let of = |what: &str| {
+        let text = fs::read_to_string(format!("/proc/{}/status", rig.guard_pid())).unwrap();
+        let line = text.lines().find(|l| l.starts_with(what)).unwrap().to_owned();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let ticks = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", rig.guard_pid())).unwrap();
+        let mut rest = stat.rsplit(')').next().unwrap().split_whitespace().skip(11);
+        let mut next = || rest.next().unwrap().parse::<u64>().unwrap();
+        next() + next()
+    };
+    let before = ticks();
+    std::thread::sleep(Duration::from_secs(5));
+    eprintln!(
+        "guard: {} kB resident, {} ticks of CPU in 5 s",
+        of("VmRSS"),
+        ticks() - before
+    );
+    assert!(of("VmRSS") < 5 * 1024);
 }

@@ -14,6 +14,7 @@ pub mod fence;
 pub mod housekeeping;
 pub mod keeper;
 pub mod live;
+pub mod log;
 pub mod operation;
 pub mod orders;
 pub mod pledge;

@@ -64,12 +64,18 @@ impl Guard {
         }
         self.clear_socket_locks();
         let output = Arc::new(Mutex::new(VecDeque::new()));
+        {
+            let live = self.live();
+            if live.stopping || live.stopping_server {
+                return wrong_state("the server or its container is being stopped");
+            }
+        }
         let claimed = self.update(|live| {
             let permitted = |t: Term| {
                 live.permit
                     .is_some_and(|p| p.term == t && p.deadline_boot_ms > boot_ms())
             };
-            if term.is_some_and(|t| !permitted(t)) {
+            if term.is_some_and(|t| !permitted(t)) || live.stopping_server {
                 return None;
             }
             live.role = role;
@@ -205,7 +211,7 @@ impl Guard {
     /// end. Lays `standby.signal`.
     pub fn stop_server(self: &Arc<Self>, fast: Duration, reason: DownReason) {
         let postmaster = self.postmaster();
-        let (pid, kill_at) = self.update(|live| {
+        let (pid, kill_at, fences) = self.update(|live| {
             let kill_at = live
                 .permit
                 .filter(|_| live.role.writes())
@@ -219,7 +225,7 @@ impl Guard {
             if !matches!(live.server, Server::Down { .. }) {
                 live.server = Server::Stopping;
             }
-            (live.server_pid, kill_at)
+            (live.server_pid, kill_at, live.fences)
         });
         self.end_operation();
         if let Some(pid) = pid {
@@ -242,6 +248,10 @@ impl Guard {
         }
         self.belongs.kill_all(&self.spared());
         self.update(|live| {
+            // A fence that came after this finishes by itself.
+            if live.fences != fences {
+                return;
+            }
             live.stopping_server = false;
             live.server_pid = None;
             if pid.is_some() || !matches!(live.server, Server::Down { .. }) {

@@ -1,5 +1,9 @@
 //! A guard as in its container: PID 1 of a PID namespace, with a real PostgreSQL, and a hand that plays the sidecar.
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(
+    dead_code,
+    clippy::needless_pass_by_value,
+    reason = "each test file uses a part of it; orders are made on the spot"
+)]
 
 use std::fs;
 use std::io::BufReader;

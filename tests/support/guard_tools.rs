@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -104,4 +104,23 @@ pub fn request(order: Order, stamp: Option<Stamp>) -> Request {
         order,
         stamp,
     }
+}
+
+/// The start of the last record according to pg_waldump, read from this location on.
+pub fn waldump(pgdata: &Path, timeline: u32, redo: &str) -> String {
+    let out = as_postgres(bin_dir().join("pg_waldump").to_str().unwrap())
+        .args([
+            "-p",
+            pgdata.join("pg_wal").to_str().unwrap(),
+            "-s",
+            redo,
+            "-t",
+            &timeline.to_string(),
+        ])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    let last = text.lines().last().unwrap();
+    let at = last.split("lsn: ").nth(1).unwrap().split(',').next().unwrap();
+    at.parse::<pgbaton::core::types::Lsn>().unwrap().to_string()
 }
