@@ -205,6 +205,21 @@ fn the_guards_death_ends_the_server_and_is_recovered_from() {
 }
 
 #[test]
+fn the_guard_ends_with_whoever_asked_the_kernel_for_that() {
+    let mut rig = Rig::primary();
+    let guard = rig.guard_pid();
+    rig.kill_parent();
+    wait_for("the guard's end", || {
+        pgbaton::guard::processes::read_one(guard)
+            .is_none_or(|p| !p.is_alive())
+            .then_some(())
+    });
+    wait_for("the server's end", || {
+        rig.server_processes().is_empty().then_some(())
+    });
+}
+
+#[test]
 fn a_guard_that_is_not_init_refuses_or_has_a_keeper() {
     let mut rig = Rig::new();
     rig.namespace = false;

@@ -192,6 +192,12 @@ impl Rig {
         self.await_end();
     }
 
+    /// Ends the process that started the guard.
+    pub fn kill_parent(&mut self) {
+        self.guard.as_mut().unwrap().kill().unwrap();
+        self.await_end();
+    }
+
     pub fn connect(&self) -> Connection {
         let stream = UnixStream::connect(self.base().join("run/guard.sock")).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -484,14 +490,8 @@ impl Drop for Rig {
                 self.log()
             );
         }
-        if let Some(guard) = &mut self.guard {
-            if self.namespace {
-                let _ = guard.kill();
-            } else {
-                let pid = nix::unistd::Pid::from_raw(i32::try_from(guard.id()).unwrap_or(0));
-                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-            }
-            let _ = guard.wait();
+        if self.guard.is_some() {
+            self.kill_guard();
         }
         // The keeper, or the kernel, needs a moment before the directory can go.
         let end = Instant::now() + Duration::from_secs(5);
