@@ -95,7 +95,9 @@ impl Api {
     pub fn shown(&self, now: u64, lag: u64) -> Option<Option<Rc<Lease>>> {
         let until = now.saturating_sub(lag);
         let mut newest = self.versions.iter().rev();
-        newest.find(|(at, _)| *at <= until).map(|(_, lease)| lease.clone())
+        newest
+            .find(|(at, _)| *at <= until)
+            .map(|(_, lease)| lease.clone())
     }
 
     /// Changes the Lease; `spec`: as a swap does, not only its annotations.

@@ -33,20 +33,26 @@ impl Checks {
     /// `server` told a client that the record at `place` is durable.
     pub fn acknowledged(&mut self, machines: &[Machine], server: usize, place: usize, now: u64) {
         self.acks += 1;
-        let Some(data) = &machines[server].data else { return };
+        let Some(data) = &machines[server].data else {
+            return;
+        };
         let log = &data.wal;
         let entry = log[place];
         if let Some(known) = self.acked.get(place) {
             if *known != entry && !self.asynchronous {
                 let name = &machines[server].name;
-                self.fail(format!("{name} acknowledged {entry:?} at {place}, where {known:?} was acknowledged"));
+                self.fail(format!(
+                    "{name} acknowledged {entry:?} at {place}, where {known:?} was acknowledged"
+                ));
             }
             return;
         }
         if !wal::is_within(&self.acked, log) {
             if !self.asynchronous {
                 let name = &machines[server].name;
-                self.fail(format!("{name} acknowledges without holding all that was acknowledged before"));
+                self.fail(format!(
+                    "{name} acknowledges without holding all that was acknowledged before"
+                ));
             }
             return;
         }
@@ -68,14 +74,23 @@ impl Checks {
         self.promotions += 1;
         let Some(data) = &machine.data else { return };
         if self.waived || self.asynchronous {
-            let common = self.acked.iter().zip(&data.wal).take_while(|(a, b)| a == b).count();
+            let common = self
+                .acked
+                .iter()
+                .zip(&data.wal)
+                .take_while(|(a, b)| a == b)
+                .count();
             self.acked.truncate(common);
             self.waived = false;
         } else if !wal::is_within(&self.acked, &data.wal) {
             self.fail(format!(
                 "acknowledged commits are missing on {}, which runs read-write now: {} of {} held",
                 machine.name,
-                self.acked.iter().zip(&data.wal).take_while(|(a, b)| a == b).count(),
+                self.acked
+                    .iter()
+                    .zip(&data.wal)
+                    .take_while(|(a, b)| a == b)
+                    .count(),
                 self.acked.len()
             ));
         }
@@ -143,7 +158,10 @@ impl Checks {
         let machine = &machines[writer];
         let names = Names::parse(&current.names());
         if !machine.defined && machine.proc == Proc::Primary {
-            self.fail(format!("{} released a set while its backends do not wait", machine.name));
+            self.fail(format!(
+                "{} released a set while its backends do not wait",
+                machine.name
+            ));
         }
         for sender in machine.senders.iter().filter(|s| s.counts()) {
             if !names.has(&sender.name) || sender.conf.k < current.k as usize {
@@ -153,7 +171,11 @@ impl Checks {
                 ));
             }
         }
-        let have = current.standbys.iter().filter(|s| self.holds_acked(s, machines)).count();
+        let have = current
+            .standbys
+            .iter()
+            .filter(|s| self.holds_acked(s, machines))
+            .count();
         if have < current.k as usize {
             self.fail(format!(
                 "{} released a set, and {have} of {} hold what it acknowledged",
@@ -163,7 +185,9 @@ impl Checks {
     }
 
     fn holds_acked(&self, standby: &MemberData, machines: &[Machine]) -> bool {
-        let theirs = machines.iter().find(|m| m.member_data().as_ref() == Some(standby));
+        let theirs = machines
+            .iter()
+            .find(|m| m.member_data().as_ref() == Some(standby));
         theirs
             .and_then(|m| m.data.as_ref())
             .is_some_and(|d| wal::is_within(&self.acked, &d.wal))
@@ -176,13 +200,17 @@ impl Checks {
         };
         let given = |data: &MemberData| machines.iter().find_map(|m| m.given.get(&(data.clone(), term)));
         let Some(own) = given(&candidate) else {
-            return self.fail(format!("{candidate} was installed without a pledge to term {term}"));
+            return self.fail(format!(
+                "{candidate} was installed without a pledge to term {term}"
+            ));
         };
         let primary = before.primary.as_ref().map(|p| p.data());
         let at_rest = primary.is_some_and(|primary| {
             let pledged = given(&primary).is_some_and(|log| wal::is_within(log, own));
             let wrote = before.rest.as_ref().is_some_and(|rest| {
-                let there = machines.iter().find(|m| m.member_data().as_ref() == Some(&primary));
+                let there = machines
+                    .iter()
+                    .find(|m| m.member_data().as_ref() == Some(&primary));
                 let log = there.and_then(|m| m.data.as_ref());
                 rest.data == primary && log.is_none_or(|d| wal::is_within(&d.wal, own))
             });
@@ -190,8 +218,7 @@ impl Checks {
         });
         let enough = |set: &SyncSet| {
             let counted = |s: &&MemberData| given(s).is_some_and(|log| wal::is_within(log, own));
-            set.k > 0
-                && set.standbys.iter().filter(counted).count() > set.standbys.len() - set.k as usize
+            set.k > 0 && set.standbys.iter().filter(counted).count() > set.standbys.len() - set.k as usize
         };
         let quorums = !before.sync_sets.is_empty() && before.sync_sets.iter().all(enough);
         if !at_rest && !quorums {

@@ -23,7 +23,10 @@ impl World {
         if ended.is_some() {
             self.machines[member].permit = None;
             if self.machines[member].may_become_primary() {
-                self.say(&format!("  {}: the permit ended, the guard kills the server", self.machines[member].name));
+                self.say(&format!(
+                    "  {}: the permit ended, the guard kills the server",
+                    self.machines[member].name
+                ));
                 self.machines[member].kill(DownReason::PermitEnded);
             }
         }
@@ -32,7 +35,11 @@ impl World {
             Proc::Stopping { until, clean } if now >= until => self.stopped(member, clean),
             _ => {}
         }
-        if self.machines[member].running.as_ref().is_some_and(|r| now >= r.until) {
+        if self.machines[member]
+            .running
+            .as_ref()
+            .is_some_and(|r| now >= r.until)
+        {
             self.operation_ends(member);
         }
         if let Some(busy) = self.machines[member].busy.clone().filter(|b| now >= b.until) {
@@ -54,14 +61,21 @@ impl World {
             machine.permit = None;
             if !matches!(machine.proc, Proc::Stopping { .. }) {
                 let clean = matches!(machine.proc, Proc::Primary | Proc::Standby);
-                machine.proc = Proc::Stopping { until: now + 100, clean };
+                machine.proc = Proc::Stopping {
+                    until: now + 100,
+                    clean,
+                };
             }
         }
         if machine.is_down() && machine.busy.is_none() && machine.up {
             machine.up = false;
         }
         let holder = self.sidecars[member].settings.holder.clone();
-        let holds = self.sidecars[member].lease.as_ref().and_then(Option::as_ref).is_some_and(|l| l.holder.as_ref() == Some(&holder));
+        let holds = self.sidecars[member]
+            .lease
+            .as_ref()
+            .and_then(Option::as_ref)
+            .is_some_and(|l| l.holder.as_ref() == Some(&holder));
         let late = now >= machine.stop_by + 5_000;
         if !machine.up && self.sidecars[member].up && (!holds || late) {
             self.sidecars[member].up = false;
@@ -100,7 +114,9 @@ impl World {
 
     fn shutdown_checkpoint(&mut self, member: usize) {
         let id = self.id();
-        let Some(data) = &mut self.machines[member].data else { return };
+        let Some(data) = &mut self.machines[member].data else {
+            return;
+        };
         let timeline = wal::timeline(&data.wal);
         data.wal.push(Entry { timeline, id });
         self.replicate();
@@ -108,10 +124,16 @@ impl World {
     }
 
     fn operation_ends(&mut self, member: usize) {
-        let Some(running) = self.machines[member].running.clone() else { return };
+        let Some(running) = self.machines[member].running.clone() else {
+            return;
+        };
         let result = self.operate(member, &running);
         if let Err(error) = &result {
-            self.say(&format!("  {}: {} failed: {error}", self.machines[member].name, crate::machine::kind_of(&running.order)));
+            self.say(&format!(
+                "  {}: {} failed: {error}",
+                self.machines[member].name,
+                crate::machine::kind_of(&running.order)
+            ));
         }
         let error = result.err();
         self.machines[member].end_operation(error.clone());
@@ -120,12 +142,19 @@ impl World {
                 order: running.order,
                 error,
             };
-            self.at(self.now, Event::ToSidecar(member, running.life, Input::Outcome(Lane::None, outcome)));
+            self.at(
+                self.now,
+                Event::ToSidecar(member, running.life, Input::Outcome(Lane::None, outcome)),
+            );
         }
     }
 
     fn source(&self, member: usize, upstream: &MemberName, timeline: u32) -> Result<Data, String> {
-        let source = self.machines.iter().position(|m| m.name == *upstream).ok_or("unknown source")?;
+        let source = self
+            .machines
+            .iter()
+            .position(|m| m.name == *upstream)
+            .ok_or("unknown source")?;
         let machine = &self.machines[source];
         if !self.linked(member, source) || !machine.writes(self.now) || self.now < machine.hung_until {
             return Err("the source cannot be reached".to_owned());
@@ -165,15 +194,25 @@ impl World {
                 if source.system != *system_identifier {
                     return Err("the source is another cluster".to_owned());
                 }
-                Data { id: fresh, clean: false, ..source }
+                Data {
+                    id: fresh,
+                    clean: false,
+                    ..source
+                }
             }
-            GuardOrder::Rewind { upstream, timeline, .. } => {
+            GuardOrder::Rewind {
+                upstream, timeline, ..
+            } => {
                 let source = self.source(member, upstream, timeline.0)?;
                 let own = self.machines[member].data.clone().ok_or("no data")?;
                 if wal::timeline(&own.wal) == wal::timeline(&source.wal) {
                     return Err("no rewind required".to_owned());
                 }
-                Data { id: fresh, clean: false, ..source }
+                Data {
+                    id: fresh,
+                    clean: false,
+                    ..source
+                }
             }
             _ => return Ok(()),
         };
@@ -191,7 +230,12 @@ impl World {
             if machine.up {
                 self.at(self.now + STEP, Event::ToGuard(member, Box::new(letter)));
             } else {
-                self.guard_answers(member, letter.life, letter.order, Some("the guard is out of sight".to_owned()));
+                self.guard_answers(
+                    member,
+                    letter.life,
+                    letter.order,
+                    Some("the guard is out of sight".to_owned()),
+                );
             }
             return;
         }
@@ -199,7 +243,8 @@ impl World {
             self.at(self.now + STEP, Event::ToGuard(member, Box::new(letter)));
             return;
         }
-        let foreign = letter.boot != machine.boot || letter.data != machine.data.as_ref().map(|d| d.id.clone());
+        let foreign =
+            letter.boot != machine.boot || letter.data != machine.data.as_ref().map(|d| d.id.clone());
         let now = self.now;
         let begun = if foreign {
             Err("meant for another boot or data".to_owned())
@@ -210,7 +255,10 @@ impl World {
             Ok(takes) => {
                 let text = format!("{:?}", letter.order);
                 let short: String = text.chars().take(60).collect();
-                self.say(&format!("  {} is ordered in term {}: {short}", self.machines[member].name, letter.term));
+                self.say(&format!(
+                    "  {} is ordered in term {}: {short}",
+                    self.machines[member].name, letter.term
+                ));
                 self.machines[member].busy = Some(Busy {
                     until: now + takes,
                     term: letter.term,
@@ -220,7 +268,10 @@ impl World {
             }
             Err(error) => {
                 let short: String = format!("{:?}", letter.order).chars().take(40).collect();
-                self.say(&format!("  {} refuses {short} of term {}: {error}", self.machines[member].name, letter.term));
+                self.say(&format!(
+                    "  {} refuses {short} of term {}: {error}",
+                    self.machines[member].name, letter.term
+                ));
                 self.guard_answers(member, letter.life, letter.order, Some(error));
             }
         }
@@ -237,7 +288,10 @@ impl World {
             }));
         }
         let outcome = Outcome::Guard { order, error };
-        self.at(self.now, Event::ToSidecar(member, life, Input::Outcome(Lane::Guard, outcome)));
+        self.at(
+            self.now,
+            Event::ToSidecar(member, life, Input::Outcome(Lane::Guard, outcome)),
+        );
     }
 
     fn finish(&mut self, member: usize, busy: &Busy) -> Result<(), String> {
@@ -246,7 +300,11 @@ impl World {
         let machine = &mut self.machines[member];
         match busy.order.clone() {
             order @ (GuardOrder::Initialise | GuardOrder::Clone { .. } | GuardOrder::Rewind { .. }) => {
-                let takes = if matches!(order, GuardOrder::Rewind { .. }) { 200 } else { 400 };
+                let takes = if matches!(order, GuardOrder::Rewind { .. }) {
+                    200
+                } else {
+                    400
+                };
                 machine.running = Some(Running {
                     until: now + takes,
                     order,
@@ -257,9 +315,17 @@ impl World {
             GuardOrder::StartPrimary { names } => {
                 machine.names = names;
                 machine.following = None;
-                machine.proc = Proc::Starting { until: now + 200, primary: true };
+                machine.proc = Proc::Starting {
+                    until: now + 200,
+                    primary: true,
+                };
             }
-            GuardOrder::Follow { upstream, standby_name, names, .. } => {
+            GuardOrder::Follow {
+                upstream,
+                standby_name,
+                names,
+                ..
+            } => {
                 machine.names = names;
                 machine.standby_name = standby_name;
                 if machine.following.as_ref() != Some(&upstream) {
@@ -267,7 +333,10 @@ impl World {
                 }
                 machine.following = Some(upstream);
                 if machine.is_down() {
-                    machine.proc = Proc::Starting { until: now + 100, primary: false };
+                    machine.proc = Proc::Starting {
+                        until: now + 100,
+                        primary: false,
+                    };
                 }
             }
             GuardOrder::StandAlone { names } => {
@@ -275,14 +344,23 @@ impl World {
                 machine.following = None;
                 machine.stream = None;
                 if machine.is_down() {
-                    machine.proc = Proc::Starting { until: now + 100, primary: false };
+                    machine.proc = Proc::Starting {
+                        until: now + 100,
+                        primary: false,
+                    };
                 }
             }
             GuardOrder::Pledge { .. } => {
                 let position = machine.data.as_ref().and_then(|d| wal::position(&d.wal));
-                machine.pledge = Some(Pledge { term: busy.term, position });
+                machine.pledge = Some(Pledge {
+                    term: busy.term,
+                    position,
+                });
                 machine.read_rest();
-                if let (Some(data), Some(log)) = (machine.member_data(), machine.data.as_ref().map(|d| d.wal.clone())) {
+                if let (Some(data), Some(log)) = (
+                    machine.member_data(),
+                    machine.data.as_ref().map(|d| d.wal.clone()),
+                ) {
                     machine.given.insert((data, busy.term), log);
                 }
             }
@@ -293,11 +371,17 @@ impl World {
                 }
                 let held = machine.data.as_ref().map_or(0, |d| wal::timeline(&d.wal));
                 if held >= timeline.0 {
-                    self.checks.fail(format!("{} is promoted to timeline {timeline} and holds {held}", self.machines[member].name));
+                    self.checks.fail(format!(
+                        "{} is promoted to timeline {timeline} and holds {held}",
+                        self.machines[member].name
+                    ));
                     return Ok(());
                 }
                 machine.promoted(timeline, id);
-                self.checks.new_timeline(Entry { timeline: timeline.0, id });
+                self.checks.new_timeline(Entry {
+                    timeline: timeline.0,
+                    id,
+                });
                 self.checks.opened(&self.machines[member]);
             }
             GuardOrder::Stop { .. } => machine.read_rest(),
@@ -308,7 +392,9 @@ impl World {
 
     fn set_names(&mut self, member: usize, names: &str) {
         let now = self.now;
-        let late: Vec<u64> = (0..self.machines[member].senders.len()).map(|_| self.rng.between(0, 1_500)).collect();
+        let late: Vec<u64> = (0..self.machines[member].senders.len())
+            .map(|_| self.rng.between(0, 1_500))
+            .collect();
         let checkpointer = self.rng.between(0, 2_500);
         let machine = &mut self.machines[member];
         machine.names = names.to_owned();
@@ -320,7 +406,9 @@ impl World {
 
     /// Events whose moment has come.
     pub fn happen(&mut self) {
-        let (due, later) = std::mem::take(&mut self.events).into_iter().partition(|(at, _)| *at <= self.now);
+        let (due, later) = std::mem::take(&mut self.events)
+            .into_iter()
+            .partition(|(at, _)| *at <= self.now);
         self.events = later;
         let due: Vec<(u64, Event)> = due;
         for (_, event) in due {
@@ -369,6 +457,9 @@ impl World {
         }
         let error = (!well).then(|| "the server does not answer".to_owned());
         let outcome = Outcome::Sql { job, error };
-        self.at(self.now, Event::ToSidecar(member, life, Input::Outcome(Lane::Sql, outcome)));
+        self.at(
+            self.now,
+            Event::ToSidecar(member, life, Input::Outcome(Lane::Sql, outcome)),
+        );
     }
 }

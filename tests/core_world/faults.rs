@@ -193,7 +193,11 @@ impl World {
         }
         let late: Vec<usize> = (0..self.plan.members).collect();
         for member in late {
-            if let Some((at, _)) = self.events.iter_mut().find(|(_, e)| matches!(e, Event::PodBack(m, _, _) if *m == member)) {
+            if let Some((at, _)) = self
+                .events
+                .iter_mut()
+                .find(|(_, e)| matches!(e, Event::PodBack(m, _, _) if *m == member))
+            {
                 *at = (*at).min(now + 15_000);
             }
         }

@@ -45,20 +45,26 @@ struct Schedule {
 }
 
 fn schedule(durability: Durability) -> impl Strategy<Value = Schedule> {
-    (2_usize..5, any::<u64>(), 1_u32..3, any::<bool>()).prop_flat_map(move |(members, seed, sync_standbys, strict)| {
-        let plan = Plan {
-            members,
-            seed,
-            durability,
-            sync_standbys,
-            availability: if strict { Availability::Strict } else { Availability::Available },
-            ..Plan::default()
-        };
-        proptest::collection::vec(one_fault(members), 1..12).prop_map(move |faults| Schedule {
-            plan: plan.clone(),
-            faults,
-        })
-    })
+    (2_usize..5, any::<u64>(), 1_u32..3, any::<bool>()).prop_flat_map(
+        move |(members, seed, sync_standbys, strict)| {
+            let plan = Plan {
+                members,
+                seed,
+                durability,
+                sync_standbys,
+                availability: if strict {
+                    Availability::Strict
+                } else {
+                    Availability::Available
+                },
+                ..Plan::default()
+            };
+            proptest::collection::vec(one_fault(members), 1..12).prop_map(move |faults| Schedule {
+                plan: plan.clone(),
+                faults,
+            })
+        },
+    )
 }
 
 thread_local! {
@@ -67,9 +73,14 @@ thread_local! {
 
 /// A running world of this plan: made once, then only its seed differs.
 fn running(plan: &Plan) -> World {
-    let base = Plan { seed: 1, ..plan.clone() };
+    let base = Plan {
+        seed: 1,
+        ..plan.clone()
+    };
     let mut world = RUNNING.with_borrow_mut(|all| {
-        all.entry(format!("{base:?}")).or_insert_with(|| World::running(base)).clone()
+        all.entry(format!("{base:?}"))
+            .or_insert_with(|| World::running(base))
+            .clone()
     });
     world.rng = Rng::new(plan.seed);
     world.plan = plan.clone();
@@ -87,7 +98,10 @@ fn play(schedule: &Schedule) {
 }
 
 fn cases(default: u32) -> Config {
-    let cases = std::env::var("CASES").ok().and_then(|c| c.parse().ok()).unwrap_or(default);
+    let cases = std::env::var("CASES")
+        .ok()
+        .and_then(|c| c.parse().ok())
+        .unwrap_or(default);
     Config {
         cases,
         failure_persistence: None,

@@ -54,16 +54,25 @@ impl World {
         }
         if live >= self.sidecars[member].next_probe {
             let (view, takes) = self.probe(member);
-            let every = self.sidecars[member].last.as_ref().map_or(1_000, |d| d.probe_every.0);
+            let every = self.sidecars[member]
+                .last
+                .as_ref()
+                .map_or(1_000, |d| d.probe_every.0);
             self.sidecars[member].next_probe = live + takes + every;
             let evidence = Evidence {
                 value: view,
                 asked_at: Millis(live),
             };
-            self.at(now + takes, Event::ToSidecar(member, life, Input::Probe(evidence)));
+            self.at(
+                now + takes,
+                Event::ToSidecar(member, life, Input::Probe(evidence)),
+            );
         }
         if live >= self.sidecars[member].next_ask {
-            let every = self.sidecars[member].last.as_ref().map_or(500, |d| d.ask_peers_every.0);
+            let every = self.sidecars[member]
+                .last
+                .as_ref()
+                .map_or(500, |d| d.ask_peers_every.0);
             self.sidecars[member].next_ask = live + every.max(STEP);
             self.ask(member);
         }
@@ -135,7 +144,11 @@ impl World {
         let decision = self.sidecars[member].decide(self.now);
         if !decision.listed {
             let to = decision.phase;
-            self.checks.fail(format!("{}: {from:?} to {to:?} is not in the table ({})", name(member), decision.why));
+            self.checks.fail(format!(
+                "{}: {from:?} to {to:?} is not in the table ({})",
+                name(member),
+                decision.why
+            ));
         }
         for action in decision.actions {
             self.act(member, action);
@@ -149,7 +162,12 @@ impl World {
                 self.sidecars[member].lanes.swap = true;
                 let lossy = self.now < self.api.lose_until;
                 let slow = lossy && self.rng.percent(self.api.lose_percent);
-                let arrives = self.now + if slow { self.rng.between(100, 4_000) } else { self.rng.between(10, 50) };
+                let arrives = self.now
+                    + if slow {
+                        self.rng.between(100, 4_000)
+                    } else {
+                        self.rng.between(10, 50)
+                    };
                 let request = Request {
                     member,
                     life,
@@ -189,7 +207,10 @@ impl World {
             }
             Action::Effects { term, primary, .. } => {
                 if self.reaches_api(member) {
-                    self.at(self.now + 60, Event::ToSidecar(member, life, Input::Service(term, primary)));
+                    self.at(
+                        self.now + 60,
+                        Event::ToSidecar(member, life, Input::Service(term, primary)),
+                    );
                 }
             }
             Action::KeepReplication { .. } => {}
@@ -202,7 +223,10 @@ impl World {
             return;
         }
         self.sidecars[member].answered.insert(id.clone());
-        let open = self.api.lease().is_some_and(|l| l.order.as_ref().is_some_and(|o| o.id == id));
+        let open = self
+            .api
+            .lease()
+            .is_some_and(|l| l.order.as_ref().is_some_and(|o| o.id == id));
         if state != OrderState::Running && open {
             self.say(&format!("{} answers {id}: {state:?}, {text}", name(member)));
             self.api.put(self.now, false, |lease| lease.order = None);
@@ -234,7 +258,11 @@ impl World {
             let applied = self.api.apply(self.now, &request);
             if let Applied::Done(new) = &applied {
                 self.checks.swapped(old.as_deref(), new, &request, &self.machines);
-                let lost = if request.reply_lost || late { " (its sender does not hear of it)" } else { "" };
+                let lost = if request.reply_lost || late {
+                    " (its sender does not hear of it)"
+                } else {
+                    ""
+                };
                 self.note_swap(&request, new, lost);
             }
             if late {
@@ -267,7 +295,10 @@ impl World {
         let old = self.shown_sets();
         if request.swap.kind != SwapKind::Renew || !lost.is_empty() || old != sets {
             let kind = request.swap.kind;
-            let primary = new.record().and_then(|r| r.primary.as_ref()).map(|p| p.member.to_string());
+            let primary = new
+                .record()
+                .and_then(|r| r.primary.as_ref())
+                .map(|p| p.member.to_string());
             let text = format!(
                 "Lease: {kind:?} by {}, term {}, primary {primary:?}, {sets} sets{lost}",
                 request.holder, new.term
@@ -278,7 +309,9 @@ impl World {
 
     fn shown_sets(&self) -> usize {
         let before = self.api.versions.iter().rev().nth(1).and_then(|(_, l)| l.clone());
-        before.and_then(|l| l.record().map(|r| r.sync_sets.len())).unwrap_or(0)
+        before
+            .and_then(|l| l.record().map(|r| r.sync_sets.len()))
+            .unwrap_or(0)
     }
 
     fn swap_ended(&mut self, request: &Request, result: SwapResult) {

@@ -127,7 +127,11 @@ impl Sidecar {
     }
 
     pub fn seen(&self, lease: &Lease) -> SeenLease {
-        let since = if self.spec_seen.0 == lease.spec { self.spec_seen.1 } else { self.live };
+        let since = if self.spec_seen.0 == lease.spec {
+            self.spec_seen.1
+        } else {
+            self.live
+        };
         SeenLease {
             version: lease.version.to_string(),
             holder: lease.holder.clone(),

@@ -49,8 +49,12 @@ impl World {
         if !machine.is_live(now) {
             return;
         }
-        let upstream = machine.following.as_ref().and_then(|f| self.machines.iter().position(|m| m.name == *f));
-        let running = machine.proc == Proc::Standby || matches!(machine.proc, Proc::Stopping { .. } if machine.stream.is_some());
+        let upstream = machine
+            .following
+            .as_ref()
+            .and_then(|f| self.machines.iter().position(|m| m.name == *f));
+        let running = machine.proc == Proc::Standby
+            || matches!(machine.proc, Proc::Stopping { .. } if machine.stream.is_some());
         let (Some(upstream), true) = (upstream, running && upstream != Some(member)) else {
             self.machines[member].stream = None;
             return;
@@ -84,7 +88,11 @@ impl World {
         if !slow && let Some(data) = &mut self.machines[member].data {
             data.wal.extend(new);
         }
-        if let Some(sender) = self.machines[upstream].senders.iter_mut().find(|s| Some(s.pid) == pid) {
+        if let Some(sender) = self.machines[upstream]
+            .senders
+            .iter_mut()
+            .find(|s| Some(s.pid) == pid)
+        {
             // What was held a step ago is flushed and told by now.
             sender.flush = Some(held);
             sender.heard = now;
@@ -127,8 +135,10 @@ impl World {
                 }
             }
             let released = self.released_up_to(member);
-            let (done, waiting): (Vec<usize>, Vec<usize>) =
-                self.machines[member].waiting.iter().partition(|place| **place < released);
+            let (done, waiting): (Vec<usize>, Vec<usize>) = self.machines[member]
+                .waiting
+                .iter()
+                .partition(|place| **place < released);
             self.machines[member].waiting = waiting;
             for place in done {
                 self.checks.acknowledged(&self.machines, member, place, self.now);

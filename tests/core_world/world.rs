@@ -112,7 +112,9 @@ impl World {
             rng: Rng::new(plan.seed),
             api: Api::new(record),
             machines: (0..plan.members).map(|i| Machine::new(name(i))).collect(),
-            sidecars: (0..plan.members).map(|i| Sidecar::new(settings(&plan, i))).collect(),
+            sidecars: (0..plan.members)
+                .map(|i| Sidecar::new(settings(&plan, i)))
+                .collect(),
             events: Vec::new(),
             cuts: BTreeMap::new(),
             api_cuts: BTreeMap::new(),
@@ -259,14 +261,20 @@ impl World {
     pub fn primary(&self) -> Option<usize> {
         let record = self.api.record()?;
         let named = record.primary?.data();
-        let index = self.machines.iter().position(|m| m.member_data().as_ref() == Some(&named))?;
+        let index = self
+            .machines
+            .iter()
+            .position(|m| m.member_data().as_ref() == Some(&named))?;
         self.machines[index].writes(self.now).then_some(index)
     }
 
     fn show(&mut self) {
         for member in 0..self.plan.members {
             let machine = &self.machines[member];
-            let last = self.sidecars[member].last.as_ref().filter(|_| self.sidecars[member].up);
+            let last = self.sidecars[member]
+                .last
+                .as_ref()
+                .filter(|_| self.sidecars[member].up);
             let line = format!(
                 "{:?} {} | {}",
                 machine.proc,
@@ -274,7 +282,14 @@ impl World {
                 last.map_or("no sidecar".to_owned(), |d| {
                     let why: String = d.why.to_string();
                     let cut = why.find(" ms").map_or(why.len(), |_| why.len().min(60));
-                    format!("{:?}: {}", d.phase, why.chars().take(cut).filter(|c| !c.is_ascii_digit()).collect::<String>())
+                    format!(
+                        "{:?}: {}",
+                        d.phase,
+                        why.chars()
+                            .take(cut)
+                            .filter(|c| !c.is_ascii_digit())
+                            .collect::<String>()
+                    )
                 })
             );
             if self.shown[member] != line {
@@ -315,7 +330,12 @@ impl World {
                 machine.running.as_ref().map(|r| &r.order),
             );
         }
-        let _ = writeln!(text, "acknowledged: {}, last {:?}", self.checks.acked.len(), self.checks.acked.last());
+        let _ = writeln!(
+            text,
+            "acknowledged: {}, last {:?}",
+            self.checks.acked.len(),
+            self.checks.acked.last()
+        );
         text
     }
 }
