@@ -2,8 +2,8 @@
 //! are lost when that one cannot keep up.
 
 use std::io::{self, Write};
-use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -12,12 +12,16 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::live::lock;
+
 /// Lines that may wait.
 const WAITING: usize = 256;
 /// How long the last lines get.
 const FLUSH: Duration = Duration::from_millis(200);
 
 static LINES: OnceLock<SyncSender<Line>> = OnceLock::new();
+/// The other end, until somebody writes.
+static WAITING_LINES: Mutex<Option<Receiver<Line>>> = Mutex::new(None);
 
 enum Line {
     Text(Vec<u8>),
@@ -35,10 +39,7 @@ pub fn start(filter: &str, format: &str) -> anyhow::Result<()> {
         .with_context(|| format!("--log {filter} is neither a level nor a list of target=level"))?;
     let (sender, receiver) = sync_channel(WAITING);
     if LINES.set(sender).is_ok() {
-        std::thread::Builder::new()
-            .name("log".to_owned())
-            .stack_size(128 * 1024)
-            .spawn(move || write(&receiver))?;
+        *lock(&WAITING_LINES) = Some(receiver);
     }
     let registry = tracing_subscriber::registry().with(targets);
     let layer = tracing_subscriber::fmt::layer().with_writer(Lines);
@@ -48,6 +49,20 @@ pub fn start(filter: &str, format: &str) -> anyhow::Result<()> {
         registry
             .with(layer.with_ansi(false).with_target(false))
             .try_init()?;
+    }
+    Ok(())
+}
+
+/// Begins to write what was said. Not before the guard has become PostgreSQL's user: that is done with one thread only.
+///
+/// # Errors
+/// When no thread can be started.
+pub fn begin() -> io::Result<()> {
+    if let Some(receiver) = lock(&WAITING_LINES).take() {
+        std::thread::Builder::new()
+            .name("log".to_owned())
+            .stack_size(128 * 1024)
+            .spawn(move || write(&receiver))?;
     }
     Ok(())
 }

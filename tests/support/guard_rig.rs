@@ -449,16 +449,7 @@ impl Rig {
 
     /// What pg_controldata says under this title.
     pub fn control(&self, title: &str) -> String {
-        let out = as_postgres(bin_dir().join("pg_controldata").to_str().unwrap())
-            .arg(self.pgdata())
-            .output()
-            .unwrap();
-        let text = String::from_utf8(out.stdout).unwrap();
-        let line = text
-            .lines()
-            .find_map(|l| l.strip_prefix(title))
-            .unwrap_or_else(|| panic!("{title} in {text}"));
-        line.trim_start_matches(':').trim().to_owned()
+        control(&self.pgdata(), title)
     }
 
     /// Runs a program in the guard's PID namespace as PostgreSQL's user, as `kubectl exec` would.

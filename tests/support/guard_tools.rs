@@ -124,3 +124,15 @@ pub fn waldump(pgdata: &Path, timeline: u32, redo: &str) -> String {
     let at = last.split("lsn: ").nth(1).unwrap().split(',').next().unwrap();
     at.parse::<pgbaton::core::types::Lsn>().unwrap().to_string()
 }
+
+/// What pg_controldata says under this title.
+pub fn control(pgdata: &Path, title: &str) -> String {
+    let out = as_postgres(bin_dir().join("pg_controldata").to_str().unwrap())
+        .arg(pgdata)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    let line = text.lines().find_map(|l| l.strip_prefix(title));
+    let value = line.unwrap_or_else(|| panic!("{title} in {text}"));
+    value.trim_start_matches(':').trim().to_owned()
+}
