@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::phase::Phase;
 use super::record::{Record, SyncSet};
-use super::types::{Address, Lsn, MemberData, MemberName, Millis, Term};
+use super::types::{Address, DataId, Lsn, MemberData, MemberName, Millis, Term};
 use super::why::{RejoinWay, StepDown};
 
 /// The memory.
@@ -41,6 +41,8 @@ pub struct State {
     pub followed: Option<(MemberData, Address, Term, String)>,
     /// Since when the receiver does not stream.
     pub not_streaming_since: Option<Millis>,
+    /// Since when it should stream: the primary is up, and the receiver does not.
+    pub should_stream_since: Option<Millis>,
     /// What was tried to come back.
     pub rejoin: Rejoin,
     /// Since when a standby of the set has been away.
@@ -96,6 +98,8 @@ pub struct Settling {
     pub ended: Option<Vec<i32>>,
     /// A checkpoint has ended after the names were in force.
     pub checkpointed: bool,
+    /// A look showed that the set is in force.
+    pub in_force: bool,
     /// The primary's position after the set was in force.
     pub position: Option<Lsn>,
 }
@@ -115,6 +119,10 @@ pub struct Rejoin {
     pub clones: u32,
     /// The end of WAL could not be read.
     pub unreadable: bool,
+    /// Orders to stop that failed in a row.
+    pub stops_failed: u32,
+    /// The life of the data that was tried: a copy made anew has its own chances.
+    pub data: Option<DataId>,
 }
 
 impl Default for State {
@@ -134,6 +142,7 @@ impl Default for State {
             claim_not_before: Millis(0),
             followed: None,
             not_streaming_since: None,
+            should_stream_since: None,
             rejoin: Rejoin::default(),
             away_since: BTreeMap::new(),
             handovers: Vec::new(),

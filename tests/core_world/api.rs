@@ -42,6 +42,8 @@ pub struct Request {
     pub gives_up: u64,
     /// The reply never comes.
     pub reply_lost: bool,
+    /// The sender was told that the outcome is not known.
+    pub told: bool,
 }
 
 #[derive(Debug, Clone)]

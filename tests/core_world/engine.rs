@@ -86,6 +86,7 @@ impl World {
         let id = self.id();
         let machine = &mut self.machines[member];
         let Some(data) = &mut machine.data else { return };
+        machine.fresh = false;
         if !primary {
             machine.proc = Proc::Standby;
             return;
@@ -219,6 +220,7 @@ impl World {
         let machine = &mut self.machines[member];
         machine.data = Some(data);
         machine.incomplete = false;
+        machine.fresh = !matches!(running.order, GuardOrder::Initialise);
         machine.read_rest();
         Ok(())
     }
@@ -241,6 +243,18 @@ impl World {
         }
         if machine.busy.is_some() {
             self.at(self.now + STEP, Event::ToGuard(member, Box::new(letter)));
+            return;
+        }
+        if letter.boot != machine.boot && self.sidecars[member].life == letter.life {
+            let reason = "meant for another boot".to_owned();
+            let outcome = Outcome::GuardBusy {
+                order: letter.order,
+                reason,
+            };
+            self.at(
+                self.now,
+                Event::ToSidecar(member, letter.life, Input::Outcome(Lane::Guard, outcome)),
+            );
             return;
         }
         let foreign =
@@ -351,7 +365,8 @@ impl World {
                 }
             }
             GuardOrder::Pledge { .. } => {
-                let position = machine.data.as_ref().and_then(|d| wal::position(&d.wal));
+                let read = machine.data.as_ref().filter(|_| !machine.fresh);
+                let position = read.and_then(|d| wal::position(&d.wal));
                 machine.pledge = Some(Pledge {
                     term: busy.term,
                     position,

@@ -146,6 +146,7 @@ impl World {
             let machine = &mut self.machines[member];
             machine.data = None;
             machine.incomplete = false;
+            machine.fresh = false;
             machine.highest_term = Term(0);
             machine.knows_term = false;
             machine.pledge = None;

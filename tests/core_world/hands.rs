@@ -178,6 +178,7 @@ impl World {
                     arrives,
                     gives_up: self.now + 1_000,
                     reply_lost: lossy && self.rng.percent(self.api.lose_percent),
+                    told: false,
                 };
                 self.api.requests.push(request);
             }
@@ -236,57 +237,53 @@ impl World {
 
     /// The API server takes requests that arrive now.
     pub fn serve(&mut self) {
-        let mut left = Vec::new();
-        for request in std::mem::take(&mut self.api.requests) {
-            let member = request.member;
-            let there = self.reaches_api(member);
-            if self.now < request.arrives || (!there && self.now < request.gives_up) {
-                if self.now >= request.gives_up && self.now < request.gives_up + STEP {
-                    self.swap_ended(&request, SwapResult::Unknown("no answer".to_owned()));
-                }
-                left.push(request);
-                continue;
+        for mut request in std::mem::take(&mut self.api.requests) {
+            if self.now >= request.gives_up && !request.told {
+                request.told = true;
+                self.swap_ended(&request, SwapResult::Unknown("no answer".to_owned()));
             }
-            let late = self.now >= request.gives_up;
-            if !there {
-                if self.now < request.gives_up + STEP {
-                    self.swap_ended(&request, SwapResult::Unknown("no answer".to_owned()));
-                }
-                continue;
+            if self.now < request.arrives || (!self.reaches_api(request.member) && !request.told) {
+                self.api.requests.push(request);
+            } else if self.reaches_api(request.member) {
+                self.serve_one(request);
             }
-            let old = self.api.lease();
-            let applied = self.api.apply(self.now, &request);
-            if let Applied::Done(new) = &applied {
-                self.checks.swapped(old.as_deref(), new, &request, &self.machines);
-                let lost = if request.reply_lost || late {
+        }
+    }
+
+    fn serve_one(&mut self, mut request: Request) {
+        let member = request.member;
+        let old = self.api.lease();
+        let applied = self.api.apply(self.now, &request);
+        if let Applied::Done(new) = &applied {
+            self.checks.swapped(old.as_deref(), new, &request, &self.machines);
+            let unheard = request.reply_lost || request.told;
+            self.note_swap(
+                &request,
+                new,
+                if unheard {
                     " (its sender does not hear of it)"
                 } else {
                     ""
-                };
-                self.note_swap(&request, new, lost);
-            }
-            if late {
-                continue;
-            }
-            if request.reply_lost {
-                left.push(Request {
-                    arrives: u64::MAX,
-                    ..request
-                });
-                continue;
-            }
-            let result = match applied {
-                Applied::Done(lease) => {
-                    self.sidecars[member].see_lease_if(request.life, &lease);
-                    SwapResult::Done(Box::new(self.sidecars[member].seen(&lease)))
-                }
-                Applied::Lost => SwapResult::Lost,
-                Applied::Refused(why) => SwapResult::Refused(why.to_owned()),
-            };
-            self.swap_ended(&request, result);
+                },
+            );
         }
-        left.retain(|r| r.arrives != u64::MAX || self.now < r.gives_up + STEP);
-        self.api.requests = left;
+        if request.told {
+            return;
+        }
+        if request.reply_lost {
+            request.arrives = u64::MAX;
+            self.api.requests.push(request);
+            return;
+        }
+        let result = match applied {
+            Applied::Done(lease) => {
+                self.sidecars[member].see_lease_if(request.life, &lease);
+                SwapResult::Done(Box::new(self.sidecars[member].seen(&lease)))
+            }
+            Applied::Lost => SwapResult::Lost,
+            Applied::Refused(why) => SwapResult::Refused(why.to_owned()),
+        };
+        self.swap_ended(&request, result);
     }
 
     fn note_swap(&mut self, request: &Request, new: &Rc<crate::api::Lease>, lost: &str) {

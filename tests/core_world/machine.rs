@@ -98,6 +98,8 @@ pub struct Machine {
     pub hung_until: u64,
     pub data: Option<Data>,
     pub incomplete: bool,
+    /// A copy that no server has recovered yet: where its log ends is not told.
+    pub fresh: bool,
     pub highest_term: Term,
     pub knows_term: bool,
     pub pledge: Option<Pledge>,
@@ -138,6 +140,7 @@ impl Machine {
             hung_until: 0,
             data: None,
             incomplete: false,
+            fresh: false,
             highest_term: Term(0),
             knows_term: false,
             pledge: None,
@@ -207,7 +210,7 @@ impl Machine {
     }
 
     pub fn read_rest(&mut self) {
-        self.rest = self.data.as_ref().and_then(|d| {
+        self.rest = self.data.as_ref().filter(|_| !self.fresh).and_then(|d| {
             Some(RestPosition {
                 position: wal::position(&d.wal)?,
                 clean: d.clean,
@@ -257,6 +260,7 @@ impl Machine {
                 Proc::Stopping { .. } => Server::Stopping,
             },
             rest: self.rest.clone().filter(|_| self.is_down()),
+            fresh_copy: self.fresh,
             synchronous_standby_names: self.names.clone(),
             following: self.following.clone(),
             operation: self.running.as_ref().map(|r| Operation {

@@ -313,11 +313,11 @@ impl World {
                 let _ = writeln!(text, "record: {}", record.render());
             }
         }
-        for machine in &self.machines {
+        for (index, machine) in self.machines.iter().enumerate() {
             let length = machine.data.as_ref().map_or(0, |d| d.wal.len());
             let _ = writeln!(
                 text,
-                "{}: {:?} data {:?} length {length} position {:?} pledge {:?} permit {:?} highest {} names {} following {:?} running {:?}",
+                "{}: {:?} data {:?} length {length} position {:?} pledge {:?} permit {:?} highest {} names {} following {:?} running {:?} rest {:?} busy {:?} lanes {:?} unreadable {} not before {:?} now {}",
                 machine.name,
                 machine.proc,
                 machine.data.as_ref().map(|d| d.id.to_string()),
@@ -328,6 +328,12 @@ impl World {
                 machine.names,
                 machine.following,
                 machine.running.as_ref().map(|r| &r.order),
+                machine.rest,
+                machine.busy.as_ref().map(|b| &b.order),
+                self.sidecars[index].lanes,
+                self.sidecars[index].state.rejoin.unreadable,
+                self.sidecars[index].state.guard_not_before,
+                self.sidecars[index].live,
             );
         }
         let _ = writeln!(

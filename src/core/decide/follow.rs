@@ -1,11 +1,13 @@
 //! Somebody else is the recorded primary: follow it, come back to its history, or stand by to succeed it.
 
+use super::outcomes::retry_after;
 use super::{Chosen, Mind};
 use crate::core::action::GuardOrder;
 use crate::core::history;
 use crate::core::observe::{SeenLease, ServerView};
 use crate::core::phase::Phase;
 use crate::core::record::{Member, Record};
+use crate::core::state::Rejoin;
 use crate::core::types::{MemberData, Millis};
 use crate::core::why::{RejoinWay, Why};
 use crate::guard::protocol::{DataState, RestPosition, Server, Status};
@@ -78,14 +80,7 @@ impl Mind<'_> {
     }
 
     fn follow_primary(&mut self, record: &Record, guard: &Status, primary: &Member) -> Chosen {
-        let source = (primary.data(), record.term);
-        if self.state.rejoin.source.as_ref() != Some(&source) {
-            self.state.rejoin = crate::core::state::Rejoin {
-                source: Some(source),
-                ..Default::default()
-            };
-            self.state.not_streaming_since = None;
-        }
+        self.note_rejoin(record, guard, primary);
         if guard.operation.is_some() {
             let way = if guard.operation.as_ref().is_some_and(|o| o.kind == "rewind") {
                 RejoinWay::Rewind
@@ -119,6 +114,31 @@ impl Mind<'_> {
         }
     }
 
+    /// Another source, term, or life of the data here: what failed before says nothing about it.
+    fn note_rejoin(&mut self, record: &Record, guard: &Status, primary: &Member) {
+        let source = Some((primary.data(), record.term));
+        let now = self.now();
+        let rejoin = &mut self.state.rejoin;
+        if rejoin.source != source {
+            *rejoin = Rejoin {
+                source,
+                data: guard.data_id.clone(),
+                ..Rejoin::default()
+            };
+            self.state.not_streaming_since = None;
+        } else if guard.data_id.is_some() && rejoin.data != guard.data_id {
+            // A copy that does not stream is not made again at once.
+            let clones = rejoin.clones.saturating_add(1);
+            *rejoin = Rejoin {
+                source,
+                data: guard.data_id.clone(),
+                clones,
+                retry_at: now.plus(retry_after(clones)),
+                ..Rejoin::default()
+            };
+        }
+    }
+
     fn stay_standby(&mut self, record: &Record, guard: &Status, primary: &Member) -> Chosen {
         let wanted = (
             primary.data(),
@@ -140,7 +160,16 @@ impl Mind<'_> {
             .state
             .not_streaming_since
             .map_or(0, |since| self.now().since(since).0);
-        if for_ms < STREAM_WITHIN.0 || !self.is_up(primary) {
+        if for_ms == 0 || !self.is_up(primary) {
+            self.state.should_stream_since = None;
+        }
+        let now = self.now();
+        let should = self.state.should_stream_since;
+        // Counted from when the primary can be reached: a receiver needs a moment after a cut.
+        if for_ms > 0 && self.is_up(primary) {
+            self.state.should_stream_since.get_or_insert(now);
+        }
+        if should.is_none_or(|since| now.since(since) < STREAM_WITHIN) {
             let name = primary.member.clone();
             let why = if for_ms == 0 {
                 Why::Following { primary: name }
@@ -162,6 +191,7 @@ impl Mind<'_> {
         ) {
             self.way_failed(RejoinWay::Follow, "the standby did not get WAL from the primary");
             self.state.not_streaming_since = None;
+            self.state.should_stream_since = None;
         }
         (
             Phase::Rejoining,

@@ -10,6 +10,8 @@ use crate::core::why::RejoinWay;
 
 /// How long a failed order waits before it is given again.
 const GUARD_RETRY: Millis = Millis(300);
+/// Stops in a row that may fail before the end of WAL counts as unreadable.
+const STOPS_TRIED: u32 = 5;
 /// How long an order waits that came at the wrong moment.
 const GUARD_BUSY: Millis = Millis(100);
 
@@ -87,7 +89,10 @@ impl Mind<'_> {
                 GuardOrder::Clone { .. } => self.way_failed(RejoinWay::Clone, error),
                 GuardOrder::Follow { .. } => self.state.followed = None,
                 GuardOrder::Stop { .. } => {
-                    self.state.rejoin.unreadable = true;
+                    // It may not have reached the guard at all: only many failures say that the WAL cannot be read.
+                    let failed = &mut self.state.rejoin.stops_failed;
+                    *failed = failed.saturating_add(1);
+                    self.state.rejoin.unreadable = *failed >= STOPS_TRIED;
                     self.stop_ended();
                 }
                 _ => {}
@@ -99,6 +104,7 @@ impl Mind<'_> {
                 self.stop_ended();
                 let unread = matches!(&self.seen.guard, GuardView::Heard(g) if g.value.rest.is_none());
                 self.state.rejoin.unreadable = unread;
+                self.state.rejoin.stops_failed = 0;
             }
             GuardOrder::SetNames { .. } => {
                 if let Some(settling) = &mut self.state.settling {
@@ -122,8 +128,7 @@ impl Mind<'_> {
         error.clone_into(&mut rejoin.error);
         if way == RejoinWay::Clone {
             rejoin.clones = rejoin.clones.saturating_add(1);
-            let wait = 1_000_u64.saturating_mul(1 << rejoin.clones.min(6));
-            rejoin.retry_at = now.plus(Millis(wait));
+            rejoin.retry_at = now.plus(retry_after(rejoin.clones));
         } else {
             rejoin.failed.insert(way);
         }
@@ -188,4 +193,9 @@ impl Mind<'_> {
             self.state.led = Some(record.clone());
         }
     }
+}
+
+/// How long after so many clones the next one waits.
+pub(super) fn retry_after(clones: u32) -> Millis {
+    Millis(1_000 << clones.min(6))
 }

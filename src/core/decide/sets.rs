@@ -33,9 +33,12 @@ impl Mind<'_> {
             let mut next = self.renewed(record);
             next.add_sync_set(wanted);
             self.swap(lease, SwapKind::Renew, next);
+            self.state.settling = None;
             return Some(changing(to, "the record"));
         }
         if guard.synchronous_standby_names != current.names() {
+            // Other names were in force: what a former turn to the same set reached counts no more.
+            self.state.settling = None;
             self.order(
                 lease.term,
                 GuardOrder::SetNames {
@@ -113,6 +116,7 @@ impl Mind<'_> {
                 since: now,
                 ended: None,
                 checkpointed: false,
+                in_force: false,
                 position: None,
             });
         let since = settling.since;
@@ -130,6 +134,15 @@ impl Mind<'_> {
         };
         if let Some(waiting_for) = self.bring_into_force(record, current, &settling, &shown) {
             return waiting_for;
+        }
+        if !settling.in_force {
+            // That look read its position before its walsenders: commits between the two may have been acknowledged by the
+            // old names. The position must be of a look that began later.
+            if let Some(settling) = &mut self.state.settling {
+                settling.in_force = true;
+                settling.since = now;
+            }
+            return "the primary's position".to_owned();
         }
         let Some(position) = settling.position else {
             if let Some(settling) = &mut self.state.settling {

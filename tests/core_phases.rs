@@ -1,0 +1,207 @@
+//! The table of transitions: complete, without doubles, and shown in docs/transitions.md (`UPDATE=1` writes it anew).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use pgbaton::core::action::ClaimEvidence;
+use pgbaton::core::phase::{Phase, TRANSITIONS, allowed};
+use pgbaton::core::proof::{NoProof, Proof};
+use pgbaton::core::types::{Lsn, MemberName, Millis, Position, SystemId, Term, Timeline};
+use pgbaton::core::why::{RejoinWay, StepDown, Why};
+
+const PHASES: [Phase; 11] = [
+    Phase::Starting,
+    Phase::Damaged,
+    Phase::Uninitialised,
+    Phase::Initialising,
+    Phase::Leading,
+    Phase::HandingOver,
+    Phase::Taking,
+    Phase::Following,
+    Phase::Pledged,
+    Phase::Rejoining,
+    Phase::Stranded,
+];
+
+fn member(name: &str) -> MemberName {
+    name.parse().unwrap()
+}
+
+/// The reason that comes after this one; none after the last. A new variant does not compile until it is told here.
+fn after(why: Option<&Why>) -> Option<Why> {
+    let position = Position {
+        timeline: Timeline(2),
+        last_record: Lsn(0x0300_0060),
+    };
+    let primary = || member("postgres-1");
+    let Some(why) = why else {
+        return Some(Why::NoLeaseSeenYet);
+    };
+    Some(match why {
+        Why::NoLeaseSeenYet => Why::GuardNotHeard,
+        Why::GuardNotHeard => Why::GuardSilent { for_ms: 1200 },
+        Why::GuardSilent { .. } => Why::LeaseAbsent,
+        Why::LeaseAbsent => Why::LeaseDamaged {
+            how: "it carries no record".into(),
+        },
+        Why::LeaseDamaged { .. } => Why::WritingRecordBack {
+            how: "it carries no record".into(),
+        },
+        Why::WritingRecordBack { .. } => Why::ForeignData {
+            ours: SystemId(1),
+            cluster: SystemId(2),
+        },
+        Why::ForeignData { .. } => Why::WaitingForFirstPrimary,
+        Why::WaitingForFirstPrimary => Why::Initialising,
+        Why::Initialising => Why::Leading,
+        Why::Leading => Why::ChangingSyncSet {
+            to: "ANY 1 (\"postgres_2_…\")".into(),
+            waiting_for: "the record".into(),
+        },
+        Why::ChangingSyncSet { .. } => Why::ServerStarting,
+        Why::ServerStarting => Why::ServerUnhealthy { for_ms: 1200 },
+        Why::ServerUnhealthy { .. } => Why::RestartInPlace {
+            nobody_because: "there is no other member".into(),
+        },
+        Why::RestartInPlace { .. } => Why::Claiming {
+            evidence: ClaimEvidence::Expired,
+        },
+        Why::Claiming { .. } => Why::CollectingPledges {
+            missing: Some(NoProof::CandidateNotPledged),
+        },
+        Why::CollectingPledges { .. } => Why::Installing {
+            proof: Proof::Quorums,
+        },
+        Why::Installing { .. } => Why::Promoting,
+        Why::Promoting => Why::NoProofInTime {
+            missing: NoProof::EmptySet,
+        },
+        Why::NoProofInTime { .. } => Why::HandingToTheOneAhead {
+            to: member("postgres-3"),
+        },
+        Why::HandingToTheOneAhead { .. } => Why::HandingOver {
+            to: Some(member("postgres-2")),
+            reason: StepDown::PodEnds,
+        },
+        Why::HandingOver { .. } => Why::Pledged { term: Term(7) },
+        Why::Pledged { .. } => Why::Following { primary: primary() },
+        Why::Following { .. } => Why::NotStreaming {
+            primary: primary(),
+            for_ms: 1200,
+        },
+        Why::NotStreaming { .. } => Why::Rejoining {
+            way: RejoinWay::Rewind,
+            primary: primary(),
+            position: Some(position),
+        },
+        Why::Rejoining { .. } => Why::RejoinFailed {
+            error: "no space left on device".into(),
+        },
+        Why::RejoinFailed { .. } => Why::NotTakingOver {
+            because: "postgres-3 goes first".into(),
+        },
+        Why::NotTakingOver { .. } => Why::WaitingForExpiry {
+            remaining: Millis(4200),
+        },
+        Why::WaitingForExpiry { .. } => Why::Paused,
+        Why::Paused => return None,
+    })
+}
+
+fn reasons() -> Vec<Why> {
+    let mut all = Vec::new();
+    while let Some(next) = after(all.last()) {
+        all.push(next);
+    }
+    all
+}
+
+fn code(why: &Why) -> String {
+    let value = serde_json::to_value(why).unwrap();
+    value["code"].as_str().unwrap().to_owned()
+}
+
+fn rendered() -> String {
+    let mut text = String::from(
+        "# Phases and reasons\n\nMade from `src/core/phase.rs` and `src/core/why.rs` by `UPDATE=1 cargo test --release \
+         --test core_phases`; the test fails when this page is stale.\n\n## Phases\n\n```mermaid\nstateDiagram-v2\n    \
+         [*] --> Starting\n",
+    );
+    for t in TRANSITIONS {
+        let _ = writeln!(text, "    {:?} --> {:?}", t.from, t.to);
+    }
+    text.push_str("```\n\n| from | to | when |\n| --- | --- | --- |\n");
+    for t in TRANSITIONS {
+        let _ = writeln!(text, "| {:?} | {:?} | {} |", t.from, t.to, t.when);
+    }
+    text.push_str("\n## Reasons\n\nEach with an example of its text.\n\n| code | text |\n| --- | --- |\n");
+    for why in reasons() {
+        let _ = writeln!(
+            text,
+            "| `{}` | {} |",
+            code(&why),
+            why.to_string().replace('|', "\\|")
+        );
+    }
+    text
+}
+
+#[test]
+fn the_page_is_fresh() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/transitions.md");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(page, rendered()).unwrap();
+    }
+    let written = std::fs::read_to_string(page).unwrap_or_default();
+    assert!(
+        written == rendered(),
+        "docs/transitions.md is stale: UPDATE=1 cargo test --release --test core_phases"
+    );
+}
+
+#[test]
+fn every_phase_is_reachable_and_can_be_left() {
+    let mut reached = BTreeSet::from([Phase::Starting]);
+    for _ in PHASES {
+        let next = TRANSITIONS
+            .iter()
+            .filter(|t| reached.contains(&t.from))
+            .map(|t| t.to);
+        let next: Vec<Phase> = next.collect();
+        reached.extend(next);
+    }
+    assert_eq!(reached, BTreeSet::from(PHASES));
+    for phase in PHASES {
+        assert!(
+            TRANSITIONS.iter().any(|t| t.from == phase),
+            "{phase:?} is never left"
+        );
+        assert!(allowed(phase, phase) && (phase == Phase::Starting || allowed(phase, Phase::Starting)));
+    }
+}
+
+#[test]
+fn every_change_is_listed_once_and_explained() {
+    let mut seen: BTreeMap<(Phase, Phase), &str> = BTreeMap::new();
+    for t in TRANSITIONS {
+        assert_ne!(t.from, t.to);
+        assert!(!t.when.is_empty() && !t.when.contains('|'));
+        assert!(
+            seen.insert((t.from, t.to), t.when).is_none(),
+            "{:?} to {:?} twice",
+            t.from,
+            t.to
+        );
+    }
+}
+
+#[test]
+fn every_reason_has_its_own_code_and_a_text() {
+    let all = reasons();
+    let codes: BTreeSet<String> = all.iter().map(code).collect();
+    assert_eq!(codes.len(), all.len());
+    for why in &all {
+        let text = why.to_string();
+        assert!(text.len() > 4 && !text.contains('\n'), "{why:?}: {text}");
+    }
+}
