@@ -1,5 +1,6 @@
 //! Who may order what, and in which order (DESIGN.md section 2).
 
+use std::path::Path;
 use std::sync::{Arc, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use super::protocol::{
     Answer, DataState, DownReason, Order, PROTOCOL_VERSION, Permit, Refusal, Request, Server, Stamp, Upstream,
 };
 use super::server::{Outcome, Problem, wrong_state};
-use super::settings::{Desired, unfit, upstream_unfit};
+use super::settings::{Desired, conninfo, unfit, upstream_unfit};
 use crate::core::types::Term;
 
 /// Longest permit that is believed: more is a mistake of the sender's.
@@ -298,7 +299,11 @@ impl Guard {
                 self.start(Role::Standby, None, &[])
             }
             Role::Standby => {
-                let moves = lock(&self.desired).upstream != upstream;
+                // A new password alone is for the next connection.
+                let place = |u: Option<&(Upstream, String)>| {
+                    u.map(|(u, slot)| (conninfo(u, Path::new(""), None), slot.clone()))
+                };
+                let moves = place(lock(&self.desired).upstream.as_ref()) != place(upstream.as_ref());
                 self.set(names, upstream)?;
                 self.reload();
                 if moves {

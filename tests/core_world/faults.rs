@@ -1,0 +1,209 @@
+//! What goes wrong, and what people do.
+
+use pgbaton::core::observe::{PersonOrder, PersonWish, RecordView};
+use pgbaton::core::types::{MemberName, Term};
+use pgbaton::guard::protocol::DownReason;
+
+use crate::world::{Event, World, name};
+
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// SIGKILL for the postmaster.
+    KillServer(usize),
+    /// All processes of the pod die; it is back after so many ms.
+    KillPod(usize, u64),
+    /// As above, and the volume is empty then.
+    LosePodAndData(usize, u64),
+    /// The pod is deleted in an orderly way; a new one comes after so many ms.
+    DeletePod(usize, u64),
+    KillSidecar(usize, u64),
+    /// The guard's container restarts: its server dies with it.
+    RestartGuard(usize),
+    /// The guard's container dies and is back after so many ms, the sidecar stays.
+    GuardAway(usize, u64),
+    HangServer(usize, u64),
+    FreezePod(usize, u64),
+    /// The standby is connected and gets nothing.
+    SlowStandby(usize, u64),
+    CutPeers(usize, usize, u64),
+    CutApi(usize, u64),
+    ApiDown(u64),
+    /// So many percent of replies are lost and requests late, for so long.
+    Lossy(u64, u64),
+    Switchover(Option<usize>),
+    /// Nothing, for so many ms.
+    Wait(u64),
+}
+
+impl World {
+    pub fn fault(&mut self, fault: &Fault) {
+        self.say(&format!("** {fault:?}"));
+        let now = self.now;
+        match fault {
+            Fault::KillServer(m) => {
+                if self.machines[*m].is_live(now) {
+                    self.machines[*m].kill(DownReason::Crashed);
+                }
+            }
+            Fault::KillPod(m, millis) => self.kill_pod(*m, *millis, false, false),
+            Fault::LosePodAndData(m, millis) => self.kill_pod(*m, *millis, true, true),
+            Fault::DeletePod(m, millis) => {
+                if self.machines[*m].up {
+                    self.machines[*m].stopping = true;
+                    self.machines[*m].stop_by = now + 5_000;
+                    self.sidecars[*m].terminating = true;
+                    self.at(now + 12_000 + millis, Event::PodBack(*m, true, false));
+                }
+            }
+            Fault::KillSidecar(m, millis) => {
+                if self.sidecars[*m].up && !self.machines[*m].stopping {
+                    self.sidecars[*m].up = false;
+                    self.at(now + millis, Event::SidecarBack(*m));
+                }
+            }
+            Fault::RestartGuard(m) => {
+                if self.machines[*m].up && !self.machines[*m].stopping {
+                    self.end_container(*m);
+                    self.machines[*m].up = true;
+                }
+            }
+            Fault::GuardAway(m, millis) => {
+                if self.machines[*m].up && !self.machines[*m].stopping {
+                    self.end_container(*m);
+                    self.at(now + millis, Event::PodBack(*m, false, false));
+                }
+            }
+            Fault::HangServer(m, millis) => self.machines[*m].hung_until = now + millis,
+            Fault::FreezePod(m, millis) => self.machines[*m].frozen_until = now + millis,
+            Fault::SlowStandby(m, millis) => self.machines[*m].slow_until = now + millis,
+            Fault::CutPeers(a, b, millis) => {
+                self.cuts.insert((*a.min(b), *a.max(b)), now + millis);
+            }
+            Fault::CutApi(m, millis) => {
+                self.api_cuts.insert(*m, now + millis);
+            }
+            Fault::ApiDown(millis) => self.api.down_until = now + millis,
+            Fault::Lossy(percent, millis) => {
+                self.api.lose_percent = *percent;
+                self.api.lose_until = now + millis;
+            }
+            Fault::Switchover(to) => {
+                let id = format!("order{now}");
+                self.order(&id, PersonWish::Switchover { to: to.map(name) });
+            }
+            Fault::Wait(millis) => self.run(*millis),
+        }
+    }
+
+    /// Every process of the guard's container ends.
+    fn end_container(&mut self, member: usize) {
+        let machine = &mut self.machines[member];
+        machine.kill(DownReason::Crashed);
+        machine.proc = crate::machine::Proc::Down(DownReason::NotStarted);
+        machine.up = false;
+        machine.boot += 1;
+        machine.permit = None;
+        machine.following = None;
+        machine.rest = None;
+        machine.stopping = false;
+        machine.last_operation = None;
+        machine.frozen_until = 0;
+        machine.hung_until = 0;
+        let busy = machine.busy.take();
+        let running = machine.running.take();
+        if let Some(running) = running
+            && !matches!(running.order, pgbaton::core::action::GuardOrder::Clone { .. })
+        {
+            // A rewind or initdb that was cut off leaves no usable data.
+            machine.incomplete = true;
+            machine.data = None;
+        }
+        if let Some(busy) = busy {
+            let error = Some("the guard is out of sight".to_owned());
+            self.guard_answers(member, busy.life, busy.order, error);
+        }
+    }
+
+    pub fn kill_pod(&mut self, member: usize, millis: u64, new_pod: bool, wiped: bool) {
+        if !self.machines[member].up && !self.sidecars[member].up {
+            return;
+        }
+        self.end_container(member);
+        self.sidecars[member].up = false;
+        self.at(self.now + millis, Event::PodBack(member, new_pod, wiped));
+    }
+
+    pub fn pod_back(&mut self, member: usize, new_pod: bool, wiped: bool) {
+        if self.machines[member].up && !new_pod {
+            return;
+        }
+        if new_pod && !wiped && self.machines[member].up && !self.machines[member].stopping {
+            return;
+        }
+        self.end_container(member);
+        self.machines[member].up = true;
+        if wiped {
+            let machine = &mut self.machines[member];
+            machine.data = None;
+            machine.incomplete = false;
+            machine.highest_term = Term(0);
+            machine.knows_term = false;
+            machine.pledge = None;
+            machine.names.clear();
+        }
+        if new_pod {
+            self.sidecars[member].pod += 1;
+            self.sidecars[member].up = false;
+        }
+        if !self.sidecars[member].up {
+            let clock = self.rng.between(100, 100_000);
+            self.sidecars[member].restart(clock);
+        }
+    }
+
+    pub fn order(&mut self, id: &str, what: PersonWish) {
+        let order = PersonOrder {
+            id: id.to_owned(),
+            what,
+        };
+        self.api.put(self.now, false, |lease| lease.order = Some(order));
+    }
+
+    pub fn damage(&mut self, how: &str, change: impl FnOnce(&mut crate::api::Lease)) {
+        self.say(&format!("** the Lease is damaged: {how}"));
+        self.api.put(self.now, true, change);
+    }
+
+    pub fn lose_record(&mut self) {
+        self.damage("no record", |lease| lease.record = RecordView::Missing);
+    }
+
+    /// Every fault ends now.
+    pub fn heal(&mut self) {
+        self.say("** all faults end");
+        let now = self.now;
+        self.cuts.clear();
+        self.api_cuts.clear();
+        self.api.down_until = 0;
+        self.api.lose_until = 0;
+        for machine in &mut self.machines {
+            machine.hung_until = 0;
+            machine.slow_until = 0;
+            machine.frozen_until = machine.frozen_until.min(now);
+        }
+        let late: Vec<usize> = (0..self.plan.members).collect();
+        for member in late {
+            if let Some((at, _)) = self
+                .events
+                .iter_mut()
+                .find(|(_, e)| matches!(e, Event::PodBack(m, _, _) if *m == member))
+            {
+                *at = (*at).min(now + 15_000);
+            }
+        }
+    }
+
+    pub fn named(&self, index: usize) -> MemberName {
+        name(index)
+    }
+}

@@ -1,0 +1,15 @@
+//! A deterministic world around the core: no I/O, no clock but its own, seeded.
+
+mod api;
+mod check;
+mod engine;
+mod faults;
+mod fuzz;
+mod hands;
+mod machine;
+mod rng;
+mod sidecar;
+mod stories;
+mod stream;
+mod wal;
+mod world;
