@@ -1,7 +1,7 @@
 //! What goes wrong, and what people do.
 
 use pgbaton::core::observe::{PersonOrder, PersonWish, RecordView};
-use pgbaton::core::types::{MemberName, Term};
+use pgbaton::core::types::Term;
 use pgbaton::guard::protocol::DownReason;
 
 use crate::world::{Event, World, name};
@@ -202,9 +202,5 @@ impl World {
                 *at = (*at).min(now + 15_000);
             }
         }
-    }
-
-    pub fn named(&self, index: usize) -> MemberName {
-        name(index)
     }
 }

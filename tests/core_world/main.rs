@@ -1,5 +1,6 @@
 //! A deterministic world around the core: no I/O, no clock but its own, seeded.
 
+mod any;
 mod api;
 mod check;
 mod engine;
@@ -10,6 +11,7 @@ mod machine;
 mod rng;
 mod sidecar;
 mod stories;
+mod stories_people;
 mod stream;
 mod wal;
 mod world;

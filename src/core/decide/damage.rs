@@ -1,11 +1,11 @@
 //! The Lease is missing, or its record is lost, foreign, or older than what this member has on disk (DESIGN.md section 3).
 
 use super::{Chosen, Mind};
-use crate::core::action::{ClaimEvidence, SwapKind};
+use crate::core::action::{ClaimEvidence, GuardOrder, SwapKind};
 use crate::core::observe::{PersonWish, RecordView, SeenLease, ServerView};
 use crate::core::phase::Phase;
 use crate::core::record::{Availability, Durability, HistoryEntry, Member, Record, SyncSet};
-use crate::core::types::{Lsn, Term, Timeline};
+use crate::core::types::{Lsn, Millis, Term, Timeline};
 use crate::core::why::Why;
 use crate::guard::protocol::{DataState, Server, Status};
 
@@ -78,10 +78,7 @@ impl Mind<'_> {
         self.stop_when_pod_ends(guard);
         if let Some(term) = self.lost_to_later_term(lease, guard) {
             // The record is lost, yet somebody is taking over on another's word: pledging is always safe.
-            self.order(
-                term,
-                crate::core::action::GuardOrder::Pledge { hint: self.hint() },
-            );
+            self.order(term, GuardOrder::Pledge { hint: self.hint() });
             return (Phase::Damaged, Why::LeaseDamaged { how });
         }
         let term = self.above_every_term(lease, guard);
@@ -107,9 +104,14 @@ impl Mind<'_> {
         if let Some(order) = &lease.order
             && let PersonWish::Adopt { member } = &order.what
             && *member == self.settings.me
-            && let Some(record) = self.adopted(lease, guard, term)
         {
-            self.swap_as(lease, SwapKind::Claim(ClaimEvidence::WriteBack), term, record);
+            if let Some(record) = self.adopted(lease, guard, term) {
+                self.swap_as(lease, SwapKind::Claim(ClaimEvidence::WriteBack), term, record);
+            } else if matches!(guard.server, Server::Down { .. }) && guard.data == DataState::Complete {
+                // Its timeline is read from its WAL, which nobody has asked for since the guard started.
+                let (fast, hint) = (Millis(0), None);
+                self.order(guard.highest_term, GuardOrder::Stop { fast, hint });
+            }
         }
         (Phase::Damaged, Why::LeaseDamaged { how })
     }

@@ -259,6 +259,13 @@ impl<'a> Mind<'a> {
             self.state.basis = None;
             return;
         }
+        // What is seen now says otherwise: the permit given before runs out by itself, no guard gets it anew.
+        if let LeaseView::Seen(lease) = &self.seen.lease
+            && matches!(lease.record, RecordView::Good(_))
+            && !self.may_write(lease)
+        {
+            return;
+        }
         let asked = (basis.term, deadline, guard.value.boot_id.clone());
         if self.state.permit_asked.as_ref() != Some(&asked) {
             self.state.permit_asked = Some(asked);

@@ -58,7 +58,8 @@ impl Mind<'_> {
         }
     }
 
-    fn may_write(&self, lease: &SeenLease) -> bool {
+    /// This version of the Lease lets the server here run read-write.
+    pub(super) fn may_write(&self, lease: &SeenLease) -> bool {
         let GuardView::Heard(guard) = &self.seen.guard else {
             return false;
         };
@@ -182,14 +183,18 @@ impl Mind<'_> {
         let LeaseView::Seen(lease) = &self.seen.lease else {
             return;
         };
-        let RecordView::Good(record) = &lease.record else {
+        let (RecordView::Good(record), GuardView::Heard(guard)) = (&lease.record, &self.seen.guard) else {
             return;
         };
-        let led = record
-            .primary
-            .as_ref()
-            .is_some_and(|p| p.member == self.settings.me);
-        if self.i_hold(lease) && led && record.term == lease.term {
+        let guard = &guard.value;
+        // Never a record that is itself damaged: another cluster's, or one older than what is on disk here.
+        let sound = self.check_record(lease, record, guard).is_ok()
+            && record.system_identifier == guard.system_identifier
+            && self.state.led.as_ref().is_none_or(|led| led.term <= record.term);
+        let led = self
+            .my_data(guard)
+            .is_some_and(|mine| record.primary.as_ref().is_some_and(|p| p.data() == mine));
+        if self.i_hold(lease) && sound && led && record.term == lease.term {
             self.state.led = Some(record.clone());
         }
     }
