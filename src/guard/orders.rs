@@ -123,6 +123,13 @@ impl Guard {
                 format!("term {} is over: this member has seen term {lowest}", stamp.term),
             ));
         }
+        let (last_term, last_sequence) = live.last_sequence;
+        if stamp.term == last_term && stamp.sequence < last_sequence && live.barred_permits {
+            return Err(Problem::Refused(
+                Refusal::OldSequence,
+                "the permit was asked for before the order that gave it up".to_owned(),
+            ));
+        }
         let longer = live
             .permit
             .filter(|p| p.term == stamp.term)
@@ -205,6 +212,7 @@ impl Guard {
                 ));
             }
             live.last_sequence = (stamp.term, stamp.sequence);
+            live.barred_permits = matches!(request.order, Order::Stop { .. } | Order::Pledge { .. });
         }
         self.note_term(stamp.term)?;
         let result = self.carry_out(&request.order, stamp);
