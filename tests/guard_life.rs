@@ -1,4 +1,5 @@
 //! The guard and its server from initdb to the container's end.
+#![allow(clippy::unwrap_used, reason = "a test ends by it")]
 
 #[path = "support/guard_rig.rs"]
 mod rig;
@@ -204,6 +205,21 @@ fn the_guards_death_ends_the_server_and_is_recovered_from() {
 }
 
 #[test]
+fn the_guard_ends_with_whoever_asked_the_kernel_for_that() {
+    let mut rig = Rig::primary();
+    let guard = rig.guard_pid();
+    rig.kill_parent();
+    wait_for("the guard's end", || {
+        pgbaton::guard::processes::read_one(guard)
+            .is_none_or(|p| !p.is_alive())
+            .then_some(())
+    });
+    wait_for("the server's end", || {
+        rig.server_processes().is_empty().then_some(())
+    });
+}
+
+#[test]
 fn a_guard_that_is_not_init_refuses_or_has_a_keeper() {
     let mut rig = Rig::new();
     rig.namespace = false;
@@ -378,7 +394,15 @@ fn the_end_of_wal_is_the_one_that_postgresql_finds() {
         Rig::signal(rig.postmaster(), Signal::SIGKILL);
         rig.await_status("the crash", |s| down(&s.server).is_some());
         let read = pgbaton::guard::wal::end_of_wal(&rig.pgdata(), None).unwrap();
-        assert_eq!(read.last_record.to_string(), waldump(&rig), "after '{step}'");
+        assert_eq!(
+            read.last_record.to_string(),
+            rig::waldump(
+                &rig.pgdata(),
+                1,
+                &rig.control("Latest checkpoint's REDO location")
+            ),
+            "after '{step}'"
+        );
         for hint in [0, 1, 8, 65536, 1 << 20, 1 << 40] {
             let near = pgbaton::core::types::Lsn(read.last_record.0.saturating_sub(hint) + hint / 3);
             let hinted = pgbaton::guard::wal::end_of_wal(&rig.pgdata(), Some(near)).unwrap();
@@ -390,15 +414,26 @@ fn the_end_of_wal_is_the_one_that_postgresql_finds() {
     }
 }
 
-/// The start of the last record according to pg_waldump.
-fn waldump(rig: &Rig) -> String {
-    let redo = rig.control("Latest checkpoint's REDO location");
-    let out = rig::as_postgres(rig::bin_dir().join("pg_waldump").to_str().unwrap())
-        .args(["-p", rig.pgdata().join("pg_wal").to_str().unwrap(), "-s", &redo])
-        .output()
-        .unwrap();
-    let text = String::from_utf8(out.stdout).unwrap();
-    let last = text.lines().last().unwrap();
-    let at = last.split("lsn: ").nth(1).unwrap().split(',').next().unwrap();
-    at.parse::<pgbaton::core::types::Lsn>().unwrap().to_string()
+#[test]
+fn the_guard_is_small() {
+    let rig = Rig::primary();
+    let of = |what: &str| {
+        let text = fs::read_to_string(format!("/proc/{}/status", rig.guard_pid())).unwrap();
+        let line = text.lines().find(|l| l.starts_with(what)).unwrap().to_owned();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let ticks = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", rig.guard_pid())).unwrap();
+        let mut rest = stat.rsplit(')').next().unwrap().split_whitespace().skip(11);
+        let mut next = || rest.next().unwrap().parse::<u64>().unwrap();
+        next() + next()
+    };
+    let before = ticks();
+    std::thread::sleep(Duration::from_secs(5));
+    eprintln!(
+        "guard: {} kB resident, {} ticks of CPU in 5 s",
+        of("VmRSS"),
+        ticks() - before
+    );
+    assert!(of("VmRSS") < 5 * 1024);
 }

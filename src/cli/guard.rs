@@ -63,7 +63,7 @@ pub fn run(args: GuardArgs) -> anyhow::Result<ExitCode> {
     }
     let pgdata =
         pgdata.context("PGDATA is not set: set it in the container's environment, or use --pgdata")?;
-    start_log(&log, &log_format)?;
+    crate::guard::log::start(&log, &log_format)?;
     let asked = Asked {
         pgdata,
         run_dir,
@@ -73,23 +73,4 @@ pub fn run(args: GuardArgs) -> anyhow::Result<ExitCode> {
         allow_not_init,
     };
     crate::guard::run::run(&asked, &command)
-}
-
-fn start_log(filter: &str, format: &str) -> anyhow::Result<()> {
-    use tracing_subscriber::filter::Targets;
-    use tracing_subscriber::layer::SubscriberExt;
-    use tracing_subscriber::util::SubscriberInitExt;
-    let targets: Targets = filter
-        .parse()
-        .with_context(|| format!("--log {filter} is neither a level nor a list of target=level"))?;
-    let registry = tracing_subscriber::registry().with(targets);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    if format == "json" {
-        registry.with(layer.json().flatten_event(true)).try_init()?;
-    } else {
-        registry
-            .with(layer.with_ansi(false).with_target(false))
-            .try_init()?;
-    }
-    Ok(())
 }

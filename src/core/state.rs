@@ -33,6 +33,12 @@ pub struct State {
     pub settling: Option<Settling>,
     /// Since when the server fails its health test.
     pub unhealthy_since: Option<Millis>,
+    /// Since when the guard says that the server is read-write.
+    pub primary_since: Option<Millis>,
+    /// Promotions in this term that failed.
+    pub promotions_failed: u32,
+    /// When the steps of the takeover under way were done, in order.
+    pub marks: Vec<(String, Millis)>,
     /// Since when this member holds the Lease of this term without being primary.
     pub taking: Option<(Term, Millis)>,
     /// No claim before this moment: the last one found no proof.
@@ -138,6 +144,9 @@ impl Default for State {
             stepping_down: None,
             settling: None,
             unhealthy_since: None,
+            primary_since: None,
+            promotions_failed: 0,
+            marks: Vec::new(),
             taking: None,
             claim_not_before: Millis(0),
             followed: None,

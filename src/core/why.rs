@@ -209,7 +209,7 @@ impl fmt::Display for Why {
                 "the Lease does not exist: apply its manifest again (deploy/); the running primary then writes the record back",
             ),
             Self::LeaseDamaged { how } => {
-                write!(f, "the Lease is damaged ({how}): nobody takes over; `pgbaton adopt --member NAME` makes that member's data the cluster's")
+                write!(f, "the Lease is damaged ({how}): nobody takes over; `pgbaton adopt --to NAME` makes that member's data the cluster's")
             }
             Self::WritingRecordBack { how } => write!(f, "the Lease is damaged ({how}): writing the record back"),
             Self::ForeignData { ours, cluster } => write!(

@@ -73,6 +73,7 @@ impl Guard {
         live.permit = None;
         live.role = Role::None;
         live.fences += 1;
+        let fences = live.fences;
         live.stopping_server = true;
         live.restartable = false;
         let was_down = matches!(live.server, Server::Down { .. });
@@ -83,6 +84,10 @@ impl Guard {
         drop(live);
         let killed = self.belongs.kill_all(&self.spared());
         self.update(|live| {
+            // A stop that came after this finishes by itself; what was started after that is none of this fence's.
+            if live.fences != fences {
+                return;
+            }
             live.server_pid = None;
             live.stopping_server = false;
             if !was_down || killed > 0 {
@@ -93,7 +98,7 @@ impl Guard {
             }
         });
         tracing::warn!(killed, ?reason, "fenced: {detail}");
-        self.lay_standby_signal_soon();
+        self.lay_standby_signal_soon(fences);
         true
     }
 
@@ -105,9 +110,8 @@ impl Guard {
 
     /// Lays `standby.signal` from a thread of its own: the disk may hang, and the next kill must not wait for it. Not after something
     /// else was ordered meanwhile.
-    fn lay_standby_signal_soon(self: &Arc<Self>) {
+    fn lay_standby_signal_soon(self: &Arc<Self>, fences: u64) {
         let guard = Arc::clone(self);
-        let fences = self.live().fences;
         std::thread::spawn(move || {
             let order = lock(&guard.orders);
             let live = guard.live();

@@ -78,6 +78,8 @@ pub struct Live {
     pub fences: u64,
     /// Last term and sequence number of an order.
     pub last_sequence: (Term, u64),
+    /// The last order gave up the permit: one asked for before it comes too late.
+    pub barred_permits: bool,
     /// As in `Status`.
     pub rest: Option<RestPosition>,
     /// PGDATA holds a backup_label: see `Status::fresh_copy`.
@@ -162,6 +164,7 @@ impl Guard {
             restartable: false,
             fences: 0,
             last_sequence: (Term(0), 0),
+            barred_permits: false,
             rest: None,
             fresh_copy: false,
             names: String::new(),

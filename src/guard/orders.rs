@@ -1,5 +1,6 @@
 //! Who may order what, and in which order (DESIGN.md section 2).
 
+use std::path::Path;
 use std::sync::{Arc, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use super::protocol::{
     Answer, DataState, DownReason, Order, PROTOCOL_VERSION, Permit, Refusal, Request, Server, Stamp, Upstream,
 };
 use super::server::{Outcome, Problem, wrong_state};
-use super::settings::{Desired, unfit, upstream_unfit};
+use super::settings::{Desired, conninfo, unfit, upstream_unfit};
 use crate::core::types::Term;
 
 /// Longest permit that is believed: more is a mistake of the sender's.
@@ -122,6 +123,13 @@ impl Guard {
                 format!("term {} is over: this member has seen term {lowest}", stamp.term),
             ));
         }
+        let (last_term, last_sequence) = live.last_sequence;
+        if stamp.term == last_term && stamp.sequence < last_sequence && live.barred_permits {
+            return Err(Problem::Refused(
+                Refusal::OldSequence,
+                "the permit was asked for before the order that gave it up".to_owned(),
+            ));
+        }
         let longer = live
             .permit
             .filter(|p| p.term == stamp.term)
@@ -204,6 +212,7 @@ impl Guard {
                 ));
             }
             live.last_sequence = (stamp.term, stamp.sequence);
+            live.barred_permits = matches!(request.order, Order::Stop { .. } | Order::Pledge { .. });
         }
         self.note_term(stamp.term)?;
         let result = self.carry_out(&request.order, stamp);
@@ -298,7 +307,11 @@ impl Guard {
                 self.start(Role::Standby, None, &[])
             }
             Role::Standby => {
-                let moves = lock(&self.desired).upstream != upstream;
+                // A new password alone is for the next connection.
+                let place = |u: Option<&(Upstream, String)>| {
+                    u.map(|(u, slot)| (conninfo(u, Path::new(""), None), slot.clone()))
+                };
+                let moves = place(lock(&self.desired).upstream.as_ref()) != place(upstream.as_ref());
                 self.set(names, upstream)?;
                 self.reload();
                 if moves {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::prctl::{get_pdeathsig, set_pdeathsig};
 use nix::unistd::{Gid, Uid, getuid, setgid, setgroups, setuid};
 
 /// How long a new guard waits for an old one on the same volume to end.
@@ -256,11 +257,14 @@ fn become_user(name: &str, mut settings: Settings, parent: &Path) -> anyhow::Res
     give(&settings.run_dir)?;
     give_tree(&settings.state_dir, &user)?;
     give_tree(&settings.pgdata, &user)?;
+    // The kernel forgets this with a change of user; whoever started the guard so that it ends with him relies on it.
+    let death_signal = get_pdeathsig().unwrap_or(None);
     let groups: Vec<Gid> = user.groups.iter().map(|&g| Gid::from_raw(g)).collect();
     setgroups(&groups)
         .and_then(|()| setgid(Gid::from_raw(user.gid)))
         .and_then(|()| setuid(Uid::from_raw(user.uid)))
         .with_context(|| format!("cannot become user {name}"))?;
+    set_pdeathsig(death_signal).context("cannot keep the signal that comes with the parent's death")?;
     settings.home = user.home;
     Ok(settings)
 }

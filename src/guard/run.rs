@@ -12,7 +12,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use super::clock::boot_ms;
 use super::command::ServerCommand;
 use super::disk::{STATE_FILE, StateFile};
-use super::live::{Guard, lock};
+use super::live::Guard;
 use super::prepare::{Asked, prepare};
 use super::protocol::{DownReason, SOCKET_NAME, Server};
 use super::socket;
@@ -35,12 +35,14 @@ extern "C" fn note_stop(_: i32) {
 pub fn run(asked: &Asked, words: &[String]) -> anyhow::Result<ExitCode> {
     // A guard with a dead thread guards nothing. Its own end ends the server.
     std::panic::set_hook(Box::new(|panic| {
-        eprintln!("pgbaton guard: {panic}");
+        super::log::say(&format!("pgbaton guard: {panic}\n"));
+        super::log::flush();
         std::process::abort();
     }));
     // Before anything is changed on disk.
     ServerCommand::parse(words, &asked.pgdata)?;
     let (settings, _lock) = prepare(asked)?;
+    super::log::begin().context("cannot start the log's thread")?;
     let command = ServerCommand::parse(words, &settings.pgdata)?;
     catch_stop_signals()?;
     let state_file = StateFile(settings.state_dir.join(STATE_FILE));
@@ -90,6 +92,7 @@ pub fn run(asked: &Asked, words: &[String]) -> anyhow::Result<ExitCode> {
         std::thread::sleep(Duration::from_millis(20));
     }
     guard.end();
+    super::log::flush();
     Ok(ExitCode::SUCCESS)
 }
 
@@ -169,6 +172,5 @@ impl Guard {
         self.stop_server(self.settings.stop_timeout, DownReason::Stopped);
         self.read_rest(None);
         drop(order);
-        drop(lock(&self.desired));
     }
 }

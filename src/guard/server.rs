@@ -1,7 +1,6 @@
-//! Starts, reloads, stops and promotes the server.
+//! Starts, reloads and stops the server.
 
 use std::collections::VecDeque;
-use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -19,9 +18,8 @@ use super::disk::{lay_file, remove_if_there};
 use super::live::{Guard, Role, lock};
 use super::processes::{Table, read_one};
 use super::protocol::{DataState, DownReason, Refusal, RestPosition, Server};
-use super::timelines::{history_name, with_history, with_segments};
 use super::wal::end_of_wal;
-use crate::core::types::{Lsn, Position, Term, Timeline};
+use crate::core::types::{Lsn, Position, Term};
 
 /// Lines of the server's output that are kept for the status.
 const KEPT_LINES: usize = 8;
@@ -29,9 +27,6 @@ const KEPT_LINES: usize = 8;
 const KEPT_BYTES: usize = 300;
 /// How long an immediate shutdown may take.
 const IMMEDIATE: Duration = Duration::from_secs(1);
-/// How long a promotion may take; the permit usually ends it before.
-const PROMOTION: Duration = Duration::from_secs(60);
-
 /// Why an order was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Problem {
@@ -69,12 +64,18 @@ impl Guard {
         }
         self.clear_socket_locks();
         let output = Arc::new(Mutex::new(VecDeque::new()));
+        {
+            let live = self.live();
+            if live.stopping || live.stopping_server {
+                return wrong_state("the server or its container is being stopped");
+            }
+        }
         let claimed = self.update(|live| {
             let permitted = |t: Term| {
                 live.permit
                     .is_some_and(|p| p.term == t && p.deadline_boot_ms > boot_ms())
             };
-            if term.is_some_and(|t| !permitted(t)) {
+            if term.is_some_and(|t| !permitted(t)) || live.stopping_server {
                 return None;
             }
             live.role = role;
@@ -210,7 +211,7 @@ impl Guard {
     /// end. Lays `standby.signal`.
     pub fn stop_server(self: &Arc<Self>, fast: Duration, reason: DownReason) {
         let postmaster = self.postmaster();
-        let (pid, kill_at) = self.update(|live| {
+        let (pid, kill_at, fences) = self.update(|live| {
             let kill_at = live
                 .permit
                 .filter(|_| live.role.writes())
@@ -224,7 +225,7 @@ impl Guard {
             if !matches!(live.server, Server::Down { .. }) {
                 live.server = Server::Stopping;
             }
-            (live.server_pid, kill_at)
+            (live.server_pid, kill_at, live.fences)
         });
         self.end_operation();
         if let Some(pid) = pid {
@@ -247,6 +248,10 @@ impl Guard {
         }
         self.belongs.kill_all(&self.spared());
         self.update(|live| {
+            // A fence that came after this finishes by itself.
+            if live.fences != fences {
+                return;
+            }
             live.stopping_server = false;
             live.server_pid = None;
             if pid.is_some() || !matches!(live.server, Server::Down { .. }) {
@@ -295,137 +300,6 @@ impl Guard {
         let rest = rest.ok();
         self.update(|live| live.rest.clone_from(&rest));
         rest.map(|r| r.position)
-    }
-
-    /// Promotes the running standby; on success it is in production on this timeline.
-    ///
-    /// # Errors
-    /// Without permit or pledge, when a number is used already, or when PostgreSQL does not do it.
-    pub fn promote(self: &Arc<Self>, term: Term, timeline: Timeline) -> Outcome {
-        let pgdata = self.settings.pgdata.clone();
-        let (role, pledge) = {
-            let live = self.live();
-            (live.role, live.pledge.clone())
-        };
-        if role != Role::Standby {
-            return wrong_state("no standby runs here that could be promoted");
-        }
-        if pledge.as_ref().is_none_or(|p| p.term != term) {
-            return Err(Problem::Refused(
-                Refusal::NotPermitted,
-                format!("a promotion in term {term} needs a pledge to it first"),
-            ));
-        }
-        self.lay_histories(timeline, pledge.and_then(|p| p.position))?;
-        let fences = self.update(|live| {
-            let permitted = live
-                .permit
-                .is_some_and(|p| p.term == term && p.deadline_boot_ms > boot_ms());
-            (permitted && live.role == Role::Standby).then(|| {
-                live.role = Role::Promoting;
-                live.fences
-            })
-        });
-        let Some(fences) = fences else {
-            return Err(Problem::Refused(
-                Refusal::NotPermitted,
-                format!("a promotion needs a live permit of term {term}"),
-            ));
-        };
-        let began = Instant::now();
-        let result = self.run_promotion(&pgdata, fences);
-        // From now on the watcher removes it again; a promotion that did not happen must not happen later.
-        let _ = remove_if_there(&pgdata.join("promote"));
-        if let Err(problem) = result {
-            self.update(|live| {
-                if live.fences == fences && live.role == Role::Promoting {
-                    live.role = Role::Standby;
-                }
-            });
-            return Err(problem);
-        }
-        self.check_timeline(timeline)?;
-        let done = self.update(|live| {
-            let ours = live.fences == fences && live.role == Role::Promoting;
-            if ours {
-                live.role = Role::Primary;
-                live.server = Server::Primary;
-            }
-            ours
-        });
-        if !done {
-            return Err(Problem::Failed(
-                "the permit ended during the promotion".to_owned(),
-            ));
-        }
-        tracing::info!(%term, %timeline, ms = began.elapsed().as_millis(), "promoted");
-        Ok(())
-    }
-
-    fn run_promotion(&self, pgdata: &Path, fences: u64) -> Outcome {
-        let mut command = self.tool("pg_ctl");
-        command.arg("promote").arg("-W").arg("-D").arg(pgdata);
-        let (exit, output) = self.run_tool(&mut command, Duration::from_secs(10))?;
-        if !exit.is_success() {
-            return Err(Problem::Failed(format!(
-                "pg_ctl promote failed ({exit}): {output}"
-            )));
-        }
-        let end = Instant::now() + PROMOTION;
-        loop {
-            if matches!(Control::read(pgdata), Ok(c) if c.state == ControlState::InProduction) {
-                return Ok(());
-            }
-            let live = self.live();
-            if live.fences != fences || live.role != Role::Promoting {
-                return Err(Problem::Failed(
-                    "the server ended during the promotion".to_owned(),
-                ));
-            }
-            drop(live);
-            if Instant::now() >= end {
-                return Err(Problem::Failed(format!(
-                    "the server did not leave recovery within {} s of pg_ctl promote",
-                    PROMOTION.as_secs()
-                )));
-            }
-            std::thread::sleep(Duration::from_millis(3));
-        }
-    }
-
-    /// Bars every number below `timeline` that has no history, so that PostgreSQL takes exactly this one (invariant 8).
-    fn lay_histories(&self, timeline: Timeline, held: Option<Position>) -> Outcome {
-        let pg_wal = self.settings.pgdata.join("pg_wal");
-        let there = with_history(&pg_wal)?;
-        let newest = with_segments(&pg_wal)?
-            .into_iter()
-            .chain(there.iter().copied())
-            .max();
-        if newest.is_some_and(|n| n >= timeline) {
-            return wrong_state(format!(
-                "timeline {} is in pg_wal already, so {timeline} cannot be a new one here",
-                newest.unwrap_or(timeline)
-            ));
-        }
-        let from = held.map_or(1, |p| p.timeline.0) + 1;
-        for number in from..timeline.0 {
-            if !there.contains(&Timeline(number)) {
-                lay_file(&pg_wal.join(history_name(Timeline(number))))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The promotion made this timeline and no other; else the server is ended.
-    fn check_timeline(self: &Arc<Self>, timeline: Timeline) -> Outcome {
-        let path = self.settings.pgdata.join("pg_wal").join(history_name(timeline));
-        let made = fs::metadata(&path).is_ok_and(|m| m.len() > 0);
-        if made {
-            return Ok(());
-        }
-        let detail = format!("the promotion did not make timeline {timeline}");
-        self.fence(DownReason::Unpermitted, &detail, |_| true);
-        Err(Problem::Failed(detail))
     }
 
     /// A program of PostgreSQL, of the data's version where several are installed. Speaks English.

@@ -269,8 +269,7 @@ impl<'a> Reader<'a> {
         let mut next = start;
         let mut last = None;
         let mut records = 0;
-        loop {
-            let Some(at) = self.skip_header(next)? else { break };
+        while let Some(at) = self.skip_header(next)? {
             // WAL in an older timeline's segment is that timeline's, wherever a newer one claims to begin.
             if self.open.as_ref().map(|(_, t, _)| *t) < self.chain.owner(Lsn(at)) {
                 break;

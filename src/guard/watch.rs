@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::children::Exit;
 use super::control::{Control, ControlState, PidFile};
 use super::live::{Guard, Live, Role, lock};
-use super::processes::{Table, read_one, working_directory};
+use super::processes::{Table, read_one, title, working_directory};
 use super::protocol::{DownReason, Server};
 
 /// How often the files are looked at.
@@ -88,11 +88,14 @@ impl Guard {
     }
 
     fn meet_stray(self: &Arc<Self>, pid: i32, before: &WatchMark) {
+        // One with another configuration would not know whom to wait for with a commit.
+        let own = format!("config_file={}", self.settings.config_file().display());
+        let as_ordered = title(pid).contains(&own);
         let adopted = self.update(|live| {
             if live.watch_mark() != *before {
                 return true;
             }
-            if !live.restartable || live.permit.is_none() {
+            if !as_ordered || !live.restartable || live.permit.is_none() {
                 return false;
             }
             live.restartable = false;

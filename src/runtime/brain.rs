@@ -129,6 +129,8 @@ pub struct Brain {
     pub hands: Hands,
     /// Tasks around.
     pub steering: Steering,
+    /// Kubernetes events.
+    pub events: crate::kubernetes::events::Events,
     /// Where decisions are shown.
     pub shown: super::page::Shown,
 }
@@ -209,9 +211,12 @@ impl Brain {
             tracing::error!(from = ?state.phase, to = ?decision.phase, "a change of phase that core/phase.rs does not list: report this");
         }
         log_decision(&decision, &seen, last);
+        if let Some(note) = super::events::of(state.phase, &decision) {
+            self.events.post(note);
+        }
         state.clone_from(&decision.state);
         if decision.phase != crate::core::phase::Phase::Leading {
-            self.hands.rest();
+            self.hands.rest(sight);
         }
         for action in &decision.actions {
             self.hands.act(action, &seen, sight, &mut self.lease);

@@ -11,6 +11,7 @@ use super::hands::send;
 use super::settings::SidecarSettings;
 use crate::core::action::OrderState;
 use crate::core::orders::{ORDER_RESULT_ANNOTATION, OrderId, OrderResult, OrderState as Answered};
+use crate::core::probe::Archive;
 use crate::core::types::{MemberName, Term};
 use crate::kubernetes::effects::{Desired, point_service, reconcile_members};
 use crate::postgres::role::RoleKeeper;
@@ -18,6 +19,8 @@ use crate::postgres::{Session, leader};
 
 /// Drift is put right this often.
 const EFFECTS_EVERY: Duration = Duration::from_secs(60);
+/// A missing object or right is a person's to mend: looked at this often.
+const EFFECTS_MENDED: Duration = Duration::from_secs(10);
 /// After a failure.
 const EFFECTS_RETRY: Duration = Duration::from_millis(500);
 /// Roles and slots are looked at this often.
@@ -45,8 +48,10 @@ pub struct EffectsWish {
 /// What the primary shall have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicationWish {
-    /// Whoever streams from it.
-    pub standbys: Vec<MemberName>,
+    /// Whoever streams from it; none: it is a standby, and keeps no slot.
+    pub standbys: Option<Vec<MemberName>>,
+    /// The archiver, when it fails.
+    pub failing_archive: Option<Archive>,
 }
 
 /// Keeps Service, env and labels.
@@ -73,6 +78,7 @@ pub async fn effects(
             patch_env: settings.patch_env,
         };
         let mut warnings: Vec<String> = Vec::new();
+        let mut again_soon = false;
         match point_service(&client, &desired).await {
             Ok(change) => {
                 if let Some(change) = change {
@@ -80,17 +86,24 @@ pub async fn effects(
                 }
                 send(&inputs, Input::ServicePoints(wanted.term, wanted.primary.clone())).await;
             }
-            Err(error) => warnings.push(error.to_string()),
+            Err(error) => {
+                again_soon |= error.is_transient();
+                warnings.push(error.to_string());
+            }
         }
         let report = reconcile_members(&client, &desired).await;
         for change in &report.changes {
             tracing::info!(%change, "changed");
         }
         warnings.extend(report.warnings.iter().map(ToString::to_string));
-        let pause = if warnings.is_empty() {
-            EFFECTS_EVERY
-        } else {
-            EFFECTS_RETRY
+        again_soon |= report
+            .warnings
+            .iter()
+            .any(crate::kubernetes::EffectError::is_transient);
+        let pause = match (warnings.is_empty(), again_soon) {
+            (true, _) => EFFECTS_EVERY,
+            (false, true) => EFFECTS_RETRY,
+            (false, false) => EFFECTS_MENDED,
         };
         send(&inputs, Input::Warning("kubernetes", warnings.join("; "))).await;
         if pause_or_change(pause, &mut wish).await.is_err() {
@@ -143,7 +156,14 @@ async fn keep(
         .await
         .map_err(text)?;
     // Slots first: standbys wait for them after a promotion.
-    leader::ensure_slots(&mut session, &settings.core.me, &wanted.standbys, SQL_BUDGET)
+    let Some(standbys) = &wanted.standbys else {
+        // A former primary's slots would keep WAL for nobody.
+        leader::ensure_slots(&mut session, &settings.core.me, &[], SQL_BUDGET)
+            .await
+            .map_err(text)?;
+        return Ok(String::new());
+    };
+    leader::ensure_slots(&mut session, &settings.core.me, standbys, SQL_BUDGET)
         .await
         .map_err(text)?;
     let change = roles
@@ -162,7 +182,20 @@ async fn keep(
             "kept the replication role as the Secret says"
         );
     }
-    Ok(String::new())
+    let Some(archive) = &wanted.failing_archive else {
+        return Ok(String::new());
+    };
+    match leader::keep_archive_directory(&mut session, archive, SQL_BUDGET)
+        .await
+        .map_err(text)?
+    {
+        leader::ArchiveKept::Fine => Ok(String::new()),
+        leader::ArchiveKept::Created { directory } => {
+            tracing::info!(directory, "made the archive directory, which was missing here");
+            Ok(String::new())
+        }
+        leader::ArchiveKept::Failing { advice } => Ok(advice),
+    }
 }
 
 /// Writes the answers to people's orders beside them.

@@ -80,8 +80,13 @@ impl Hands {
                 self.effects.send_if_modified(|old| set(old, Some(wish)));
             }
             Action::KeepReplication { standbys } => {
+                let failing_archive = match sight.probe.as_ref().map(|p| &p.value) {
+                    Some(Probe::Primary(view)) if view.archive.failing() => Some(view.archive.clone()),
+                    _ => None,
+                };
                 let wish = ReplicationWish {
-                    standbys: standbys.clone(),
+                    standbys: Some(standbys.clone()),
+                    failing_archive,
                 };
                 self.replication.send_if_modified(|old| set(old, Some(wish)));
             }
@@ -93,9 +98,14 @@ impl Hands {
     }
 
     /// Stops asking for effects and chores of a leader.
-    pub fn rest(&self) {
+    pub fn rest(&self, sight: &Sight) {
         self.effects.send_if_modified(|old| set(old, None));
-        self.replication.send_if_modified(|old| set(old, None));
+        let standby = matches!(sight.probe.as_ref().map(|p| &p.value), Some(Probe::Standby(_)));
+        let wish = standby.then_some(ReplicationWish {
+            standbys: None,
+            failing_archive: None,
+        });
+        self.replication.send_if_modified(|old| set(old, wish));
     }
 
     fn swap(&self, swap: &Swap, view: &lease::LeaseView) {

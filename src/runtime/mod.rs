@@ -3,6 +3,7 @@
 pub mod brain;
 mod chores;
 mod convert;
+mod events;
 mod eyes;
 mod guard_link;
 mod hands;
@@ -29,6 +30,7 @@ use crate::core::observe::PeerReport;
 use crate::http::health::Pulse;
 use crate::http::metrics::Metrics;
 use crate::http::server::{PeerHandler, Served, serve};
+use crate::kubernetes::events::{Events, LeaseReference};
 use crate::lease::{ApiServer, HolderId, LeaseSettings, LiveClock, WatchTimes};
 use crate::peers::{Answer, Asker, Key, MAC_HEADER, PEERS_VERSION};
 use crate::postgres::Prober;
@@ -65,6 +67,7 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
         times: WatchTimes::default(),
     })?;
     let client = crate::lease::connect(&api).await?;
+    let client_for_events = client.clone();
     let (inputs, queue) = mpsc::channel(INPUTS_MAX);
     let (metrics, registry) = Metrics::new();
     let pulse = Pulse::start();
@@ -130,6 +133,13 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
     ));
     tasks.spawn(serve(listener, served, std::future::pending()));
     tasks.spawn(until_told(inputs.clone()));
+    let about = LeaseReference {
+        namespace: settings.namespace.clone(),
+        name: settings.lease.clone(),
+        uid: None,
+    };
+    let (events, sender) = Events::new(client_for_events, about, settings.core.me.to_string());
+    tokio::spawn(sender.run());
 
     let hands = Hands {
         settings: settings.clone(),
@@ -149,6 +159,7 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
         lease,
         inputs: queue,
         hands,
+        events,
         steering: Steering {
             probe_every,
             probe_now,

@@ -1,8 +1,12 @@
 //! A guard as in its container: PID 1 of a PID namespace, with a real PostgreSQL, and a hand that plays the sidecar.
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(
+    dead_code,
+    clippy::needless_pass_by_value,
+    reason = "each test file uses a part of it; orders are made on the spot"
+)]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::BufReader;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
@@ -12,74 +16,11 @@ use std::time::{Duration, Instant};
 
 use pgbaton::core::types::{SystemId, Term, Timeline};
 use pgbaton::guard::clock::boot_ms;
-use pgbaton::guard::protocol::{
-    Answer, DataState, Order, PROTOCOL_VERSION, Request, Secret, Server, Stamp, Status, Upstream,
-};
+use pgbaton::guard::protocol::{Answer, DataState, Order, Request, Secret, Server, Stamp, Status, Upstream};
 
-/// Generous: the machine may be busy. What is waited for is a condition, never time itself.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-pub const SUPERUSER: &str = "boss";
-pub const PASSWORD: &str = "sEcret:'\\of boss";
-pub const REPLICA: &str = "repl";
-pub const REPLICA_PASSWORD: &str = "pa:ss\\wo'rd of repl";
-
-pub fn is_root() -> bool {
-    nix::unistd::getuid().is_root()
-}
-
-/// Directory of PostgreSQL's programs.
-pub fn bin_dir() -> PathBuf {
-    let mut found: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|e| e.path().join("bin"))
-        .filter(|p| p.join("postgres").exists())
-        .collect();
-    found.sort();
-    found.pop().unwrap_or_else(|| {
-        let out = Command::new("pg_config")
-            .arg("--bindir")
-            .output()
-            .expect("PostgreSQL is installed");
-        PathBuf::from(String::from_utf8(out.stdout).unwrap().trim())
-    })
-}
-
-pub fn path_env() -> String {
-    format!(
-        "{}:{}",
-        bin_dir().display(),
-        std::env::var("PATH").unwrap_or_default()
-    )
-}
-
-/// A program as PostgreSQL's user.
-pub fn as_postgres(program: &str) -> Command {
-    let mut command = if is_root() {
-        let mut command = Command::new("runuser");
-        command.args(["-u", "postgres", "--", program]);
-        command
-    } else {
-        Command::new(program)
-    };
-    command
-        .env("PATH", path_env())
-        .env("LC_ALL", "C")
-        .current_dir("/");
-    command
-}
-
-pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < end, "waited in vain for: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
+#[path = "guard_tools.rs"]
+mod tools;
+pub use tools::*;
 
 pub struct Rig {
     pub dir: tempfile::TempDir,
@@ -127,7 +68,7 @@ impl Rig {
         fs::write(
             base.join("pg_hba.conf"),
             format!(
-                "local all all trust\nhost replication {REPLICA} 127.0.0.0/8 scram-sha-256\nhost all {SUPERUSER} 127.0.0.0/8 trust\n"
+                "local all all trust\nhost replication {REPLICA} 127.0.0.0/8 scram-sha-256\nhost all {REPLICA} 127.0.0.0/8 scram-sha-256\nhost all {SUPERUSER} 127.0.0.0/8 trust\n"
             ),
         )
         .unwrap();
@@ -248,6 +189,12 @@ impl Rig {
     /// Ends the guard as a crash would.
     pub fn kill_guard(&mut self) {
         self.signal_guard(nix::sys::signal::Signal::SIGKILL);
+        self.await_end();
+    }
+
+    /// Ends the process that started the guard.
+    pub fn kill_parent(&mut self) {
+        self.guard.as_mut().unwrap().kill().unwrap();
         self.await_end();
     }
 
@@ -502,16 +449,7 @@ impl Rig {
 
     /// What pg_controldata says under this title.
     pub fn control(&self, title: &str) -> String {
-        let out = as_postgres(bin_dir().join("pg_controldata").to_str().unwrap())
-            .arg(self.pgdata())
-            .output()
-            .unwrap();
-        let text = String::from_utf8(out.stdout).unwrap();
-        let line = text
-            .lines()
-            .find_map(|l| l.strip_prefix(title))
-            .unwrap_or_else(|| panic!("{title} in {text}"));
-        line.trim_start_matches(':').trim().to_owned()
+        control(&self.pgdata(), title)
     }
 
     /// Runs a program in the guard's PID namespace as PostgreSQL's user, as `kubectl exec` would.
@@ -543,51 +481,13 @@ impl Drop for Rig {
                 self.log()
             );
         }
-        if let Some(guard) = &mut self.guard {
-            if self.namespace {
-                let _ = guard.kill();
-            } else {
-                let pid = nix::unistd::Pid::from_raw(i32::try_from(guard.id()).unwrap_or(0));
-                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-            }
-            let _ = guard.wait();
+        if self.guard.is_some() {
+            self.kill_guard();
         }
         // The keeper, or the kernel, needs a moment before the directory can go.
         let end = Instant::now() + Duration::from_secs(5);
         while !self.server_processes().is_empty() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(10));
         }
-    }
-}
-
-pub struct Connection(pub BufReader<UnixStream>);
-
-impl Connection {
-    pub fn ask(&mut self, request: &Request) -> Answer {
-        self.send(&serde_json::to_vec(request).unwrap());
-        self.read().expect("an answer")
-    }
-
-    pub fn send(&mut self, line: &[u8]) {
-        let mut text = line.to_vec();
-        text.push(b'\n');
-        // The guard may have closed already; the answer tells.
-        let _ = self.0.get_mut().write_all(&text);
-    }
-
-    pub fn read(&mut self) -> Option<Answer> {
-        let mut line = String::new();
-        match self.0.read_line(&mut line) {
-            Ok(0) | Err(_) => None,
-            Ok(_) => Some(serde_json::from_str(&line).unwrap()),
-        }
-    }
-}
-
-pub fn request(order: Order, stamp: Option<Stamp>) -> Request {
-    Request {
-        version: PROTOCOL_VERSION,
-        order,
-        stamp,
     }
 }

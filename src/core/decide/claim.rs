@@ -37,7 +37,7 @@ impl Mind<'_> {
 
     /// The data here is the recorded primary's, and somebody else, or nobody, holds the Lease.
     pub(super) fn regain(&mut self, lease: &SeenLease, record: &Record, guard: &Status) -> Chosen {
-        self.drop_basis();
+        self.forget_basis();
         self.wake_in(Millis(100));
         if self.stop_when_pod_ends(guard) {
             let phase = if self.state.phase == Phase::Leading {
@@ -55,7 +55,7 @@ impl Mind<'_> {
         }
         let taker = lease.holder.is_some() && lease.term > record.term;
         let told = self.seen.told_term.filter(|t| *t > lease.term);
-        if taker || told.is_some() {
+        if told.is_some() || (taker && !self.expired(lease, Millis(0))) {
             return self.pledge_to(told.unwrap_or(lease.term), guard);
         }
         let evidence = match &lease.holder {

@@ -4,8 +4,8 @@ use super::{Chosen, Mind};
 use crate::core::action::{ClaimEvidence, GuardOrder, SwapKind};
 use crate::core::observe::{PersonWish, RecordView, SeenLease, ServerView};
 use crate::core::phase::Phase;
-use crate::core::record::{Availability, Durability, HistoryEntry, Member, Record, SyncSet};
-use crate::core::types::{Lsn, Millis, Term, Timeline};
+use crate::core::record::{Availability, Durability, HistoryEntry, Member, Record, Step, SyncSet};
+use crate::core::types::{Lsn, MemberName, Millis, Term, Timeline};
 use crate::core::why::Why;
 use crate::guard::protocol::{DataState, Server, Status};
 
@@ -40,17 +40,22 @@ impl Mind<'_> {
     }
 
     fn check_never_initialised(&self, record: &Record, guard: &Status) -> Result<(), String> {
-        let begun = record.step.is_some();
-        let mine = guard.data == DataState::Complete && !begun;
-        if mine {
+        // Whoever was written down to initialise may have data already; nobody else may.
+        let initialises = |member: &MemberName| match &record.step {
+            Some(Step::Initialising { by }) => by
+                .strip_prefix(member.as_str())
+                .is_some_and(|rest| rest.starts_with('_')),
+            _ => false,
+        };
+        if guard.data == DataState::Complete && !initialises(&self.settings.me) {
             return Err(format!(
                 "its record says never initialised, and {} has data",
                 self.settings.me
             ));
         }
-        let other = self
-            .fresh_peers()
-            .find(|p| !begun && p.guard.as_ref().is_some_and(|g| g.data == DataState::Complete));
+        let other = self.fresh_peers().find(|p| {
+            !initialises(&p.member) && p.guard.as_ref().is_some_and(|g| g.data == DataState::Complete)
+        });
         match other {
             Some(peer) => Err(format!(
                 "its record says never initialised, and {} has data",

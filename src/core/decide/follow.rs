@@ -17,7 +17,7 @@ const STREAM_WITHIN: Millis = Millis(5_000);
 
 impl Mind<'_> {
     pub(super) fn follow(&mut self, lease: &SeenLease, record: &Record, guard: &Status) -> Chosen {
-        self.drop_basis();
+        self.forget_basis();
         self.state.stepping_down = None;
         self.state.taking = None;
         if self.stop_when_pod_ends(guard) {

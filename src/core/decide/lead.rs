@@ -12,12 +12,19 @@ use crate::guard::protocol::{Server, Status};
 /// Starts in place within `RESTART_WINDOW` after which the next one waits longer.
 const RESTARTS_AT_ONCE: usize = 3;
 const RESTART_WINDOW: Millis = Millis(60_000);
+/// Promotions that may fail before another member is asked.
+const PROMOTIONS_TRIED: u32 = 3;
 /// After its start a sidecar waits this long for the peers before it restarts a dead server in place.
 const LOOK_AROUND: Millis = Millis(400);
 
 impl Mind<'_> {
     pub(super) fn lead(&mut self, lease: &SeenLease, record: &Record, guard: &Status) -> Chosen {
         self.state.taking = None;
+        if let Some(told) = self.seen.told_term.filter(|told| *told > lease.term) {
+            // Out of the API server's reach, and another member leads a later term by its authentic word.
+            self.drop_basis();
+            return self.pledge_to(told, guard);
+        }
         if record.term < lease.term {
             // Took the Lease and is the recorded primary: continues in the new term (invariant 4 (a)).
             self.continue_as_primary(lease, record, SwapKind::Renew, lease.term);
@@ -79,6 +86,7 @@ impl Mind<'_> {
                 },
             );
         }
+        self.mark("promote");
         self.actions.push(Action::KeepReplication {
             standbys: standbys.clone(),
         });
@@ -101,8 +109,11 @@ impl Mind<'_> {
             .service_points_to
             .as_ref()
             .is_some_and(|(t, m)| *t == lease.term && *m == self.settings.me);
+        self.mark("verify");
         if record.step.is_some() && pointed {
+            self.mark("service");
             let mut record = self.renewed(record);
+            self.note_phases(&mut record);
             record.step = None;
             self.swap(lease, SwapKind::Renew, record);
         }
@@ -160,7 +171,36 @@ impl Mind<'_> {
         }
     }
 
+    /// Notes when a step of the takeover was done, once.
+    pub(super) fn mark(&mut self, step: &str) {
+        let now = self.now();
+        if !self.state.marks.is_empty() && self.state.marks.iter().all(|(name, _)| name != step) {
+            self.state.marks.push((step.to_owned(), now));
+        }
+    }
+
+    /// Writes the takeover's phases, each in milliseconds since the one before, into the term's history.
+    fn note_phases(&mut self, record: &mut Record) {
+        let marks = std::mem::take(&mut self.state.marks);
+        let Some(entry) = record
+            .history
+            .last_mut()
+            .filter(|e| e.term == record.term && !marks.is_empty())
+        else {
+            return;
+        };
+        let spans = marks
+            .windows(2)
+            .map(|pair| (pair[1].0.clone(), pair[1].1.since(pair[0].1).0));
+        entry.phases = spans.collect();
+    }
+
     fn promote(&mut self, lease: &SeenLease, record: &Record, guard: &Status) -> Chosen {
+        if self.state.promotions_failed >= PROMOTIONS_TRIED {
+            // Not here: whoever has proof does it in a later term, with a later timeline.
+            self.state.promotions_failed = 0;
+            self.begin_step_down(lease, record, StepDown::ServerDied, None, None);
+        }
         self.probe_every = Millis(20);
         self.wake_in(Millis(20));
         let Some(timeline) = record.timeline else {
@@ -194,9 +234,6 @@ impl Mind<'_> {
         }
         let Some(rest) = &guard.rest else {
             // Whether its own promotion was done before it died is read from the WAL, never assumed.
-            if self.state.rejoin.unreadable {
-                return (Phase::Leading, why);
-            }
             self.order(
                 lease.term,
                 GuardOrder::Stop {
@@ -335,13 +372,7 @@ impl Mind<'_> {
         let died = matches!(guard.server, Server::Down { .. });
         let reason = if guard.stopping {
             StepDown::PodEnds
-        } else if let Some(Step::Handover { from, .. }) = &record.step
-            && *from == self.settings.me
-            && died
-        {
-            // A handover whose release was lost, or that this process died in.
-            StepDown::ServerDied
-        } else if died && record.step.is_none() {
+        } else if died {
             StepDown::ServerDied
         } else if guard.server == Server::Primary
             && unhealthy.is_some_and(|u| u >= self.settings.health_timeout)

@@ -282,6 +282,11 @@ impl<'a> Mind<'a> {
         self.state.basis_not_before = self.now().plus(Millis(1));
     }
 
+    /// This member is not the one who may write; a swap under way may make it so.
+    fn forget_basis(&mut self) {
+        self.state.basis = None;
+    }
+
     /// True when the guard holds a permit of `term` that has not ended.
     fn permitted(&self, guard: &Status, term: Term) -> bool {
         guard

@@ -7,6 +7,7 @@ use crate::core::record::Step;
 use crate::core::state::PermitBasis;
 use crate::core::types::Millis;
 use crate::core::why::RejoinWay;
+use crate::guard::protocol::Server;
 
 /// How long a failed order waits before it is given again.
 const GUARD_RETRY: Millis = Millis(300);
@@ -89,6 +90,7 @@ impl Mind<'_> {
                 GuardOrder::Rewind { .. } => self.way_failed(RejoinWay::Rewind, error),
                 GuardOrder::Clone { .. } => self.way_failed(RejoinWay::Clone, error),
                 GuardOrder::Follow { .. } => self.state.followed = None,
+                GuardOrder::Promote { .. } => self.state.promotions_failed += 1,
                 GuardOrder::Stop { .. } => {
                     // It may not have reached the guard at all: only many failures say that the WAL cannot be read.
                     let failed = &mut self.state.rejoin.stops_failed;
@@ -162,8 +164,22 @@ impl Mind<'_> {
     }
 
     fn note_health(&mut self) {
+        let primary = matches!(&self.seen.guard, GuardView::Heard(g) if g.value.server == Server::Primary);
+        if primary {
+            let now = self.now();
+            self.state.primary_since.get_or_insert(now);
+        } else {
+            self.state.primary_since = None;
+            self.state.unhealthy_since = None;
+        }
         let Some(server) = &self.seen.server else { return };
-        if server.value.is_healthy() {
+        // A look made before the server was up says nothing of its health.
+        let counts = self
+            .state
+            .primary_since
+            .is_some_and(|since| server.asked_at >= since);
+        if !counts {
+        } else if server.value.is_healthy() {
             self.state.unhealthy_since = None;
         } else {
             let since = server.asked_at;

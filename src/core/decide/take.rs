@@ -22,7 +22,7 @@ const PROMOTIONS_KEPT: usize = 100;
 
 impl Mind<'_> {
     pub(super) fn take(&mut self, lease: &SeenLease, record: &Record, guard: &Status) -> Chosen {
-        self.drop_basis();
+        self.forget_basis();
         self.ask_peers_every = Millis(20);
         self.wake_in(Millis(20));
         let since = match self.state.taking {
@@ -30,6 +30,8 @@ impl Mind<'_> {
             _ => {
                 let now = self.now();
                 self.state.taking = Some((lease.term, now));
+                self.state.promotions_failed = 0;
+                self.state.marks = vec![("claim".to_owned(), now)];
                 now
             }
         };
@@ -150,6 +152,7 @@ impl Mind<'_> {
             self.order(lease.term, GuardOrder::SetNames { names });
             return (Phase::Taking, why);
         }
+        self.mark("pledges");
         let next = self.installed(lease, record, guard, own, set, proof);
         self.swap(lease, SwapKind::Renew, next);
         (Phase::Taking, why)
