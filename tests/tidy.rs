@@ -1,4 +1,5 @@
 //! The source keeps its own rules: a pure core, short files, short functions.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::{Path, PathBuf};
 

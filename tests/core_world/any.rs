@@ -146,7 +146,7 @@ fn leads(settings: &Settings, seen: &Observation) -> bool {
         lease.holder.as_ref() == Some(&settings.holder)
             && record.term == lease.term
             && mine.is_some()
-            && record.primary.as_ref().map(|p| p.data()) == mine
+            && record.primary.as_ref().map(pgbaton::core::record::Member::data) == mine
     })
 }
 

@@ -127,8 +127,8 @@ fn a_lost_record_is_written_back_by_the_running_primary() {
         |w| w.lose_record(),
         |w| {
             w.damage("unreadable", |l| {
-                l.record = RecordView::Unreadable("no JSON".to_owned())
-            })
+                l.record = RecordView::Unreadable("no JSON".to_owned());
+            });
         },
         |w| {
             let empty = Record::never_initialised(Durability::Sync, w.plan.availability);
