@@ -231,9 +231,14 @@ async fn all_faults(plan: &Plan, rig: &Rig, voice: Voice) -> Result<bool> {
     }
     workload.stop().await;
     oracle.stop().await;
-    voice.say("");
+    let open = if plan.keep {
+        ""
+    } else {
+        " (open while the cluster runs: --keep leaves it, KEEP=1 for make)"
+    };
+    voice.say(&format!("\nstatus of each member{open}:"));
     for member in &rig.members {
-        voice.say(&format!("status of {}: {}", member.name, member.status_url()));
+        voice.say(&format!("  {}  {}", member.name, member.status_url()));
     }
     Ok(good)
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use pgbaton::core::record::Step;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -131,13 +132,24 @@ async fn watch_member(member: Member, log: Arc<Log>) {
             Ok(status) => (summary(&status), operation(&status)),
             Err(_) => ("its sidecar does not answer".to_owned(), None),
         };
-        if last.as_ref() != Some(&now) {
-            let (what, operation) = now.clone();
-            log.add(&member.name, what, operation);
-            last = Some(now);
+        // That something lasts, some milliseconds more each time, is no news.
+        let key = (without_times(&now.0), now.1.clone());
+        if last.as_ref() != Some(&key) {
+            log.add(&member.name, now.0, now.1);
+            last = Some(key);
         }
         sleep(LOOK).await;
     }
+}
+
+/// The text without its numbers of milliseconds.
+fn without_times(text: &str) -> String {
+    let words: Vec<&str> = text.split(' ').collect();
+    let is_time = |at: usize| {
+        words[at].parse::<u64>().is_ok() && words.get(at + 1).is_some_and(|next| next.starts_with("ms"))
+    };
+    let kept = (0..words.len()).filter(|&at| !is_time(at)).map(|at| words[at]);
+    kept.collect::<Vec<_>>().join(" ")
 }
 
 /// Role, reason and running operation; the rest of a status changes all the time.
@@ -158,7 +170,7 @@ fn summary(status: &Value) -> String {
     let parts = [
         text("/role"),
         why,
-        operation(status).map_or_else(String::new, |kind| format!("{kind} runs")),
+        operation(status).map_or_else(String::new, |kind| format!("{kind} runs{}", progress(status))),
     ];
     parts
         .into_iter()
@@ -169,6 +181,17 @@ fn summary(status: &Value) -> String {
 
 fn operation(status: &Value) -> Option<String> {
     Some(status.pointer("/guard/operation/kind")?.as_str()?.to_owned())
+}
+
+/// In steps of a quarter: a line of the timeline each.
+fn progress(status: &Value) -> String {
+    let percent = status.pointer("/guard/operation/percent").and_then(Value::as_f64);
+    match percent {
+        Some(percent) if percent >= 75.0 => ", three quarters done".to_owned(),
+        Some(percent) if percent >= 50.0 => ", half done".to_owned(),
+        Some(percent) if percent >= 25.0 => ", a quarter done".to_owned(),
+        _ => String::new(),
+    }
 }
 
 async fn watch_record(store: Store, log: Arc<Log>) {
@@ -219,13 +242,7 @@ fn lease_facts(lease: Option<&Value>) -> Vec<(&'static str, String)> {
         "primary",
         primary.map_or_else(String::new, |p| format!("{} in term {}", p.member, record.term)),
     ));
-    facts.push((
-        "step",
-        record
-            .step
-            .as_ref()
-            .map_or_else(String::new, |step| format!("{step:?}")),
-    ));
+    facts.push(("step", record.step.as_ref().map_or_else(String::new, step_text)));
     facts.push(("sync set", record.current_set().names()));
     facts.push((
         "released",
@@ -240,6 +257,14 @@ fn lease_facts(lease: Option<&Value>) -> Vec<(&'static str, String)> {
         ));
     }
     facts
+}
+
+fn step_text(step: &Step) -> String {
+    match step {
+        Step::Initialising { by } => format!("{by} initialises the cluster"),
+        Step::Handover { from, to, why } => format!("{from} hands over to {to}: {why}"),
+        Step::Promoting { member } => format!("{member} is being promoted"),
+    }
 }
 
 async fn watch_service(store: Store, log: Arc<Log>) {
@@ -288,4 +313,27 @@ async fn get(ip: Ipv4Addr, path: &str) -> Result<String> {
         bail!("HTTP status {code}");
     }
     Ok(body.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_lasts_is_no_news() {
+        let first = without_times("standby: follows postgres-2, not streaming for 252 ms");
+        assert_eq!(
+            first,
+            without_times("standby: follows postgres-2, not streaming for 1000 ms")
+        );
+        assert_ne!(
+            first,
+            without_times("standby: follows postgres-3, not streaming for 252 ms")
+        );
+        let why = "waiting for the Lease to run out in 1249 ms, 2 members";
+        assert_eq!(
+            without_times(why),
+            "waiting for the Lease to run out in ms, 2 members"
+        );
+    }
 }
