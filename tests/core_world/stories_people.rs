@@ -124,11 +124,11 @@ fn asynchronous_standbys_too_far_behind_wait_for_the_primary() {
 fn a_lost_record_is_written_back_by_the_running_primary() {
     type Damage = fn(&mut World);
     let damages: [Damage; 6] = [
-        |w| w.lose_record(),
+        World::lose_record,
         |w| {
             w.damage("unreadable", |l| {
-                l.record = RecordView::Unreadable("no JSON".to_owned())
-            })
+                l.record = RecordView::Unreadable("no JSON".to_owned());
+            });
         },
         |w| {
             let empty = Record::never_initialised(Durability::Sync, w.plan.availability);
@@ -145,7 +145,11 @@ fn a_lost_record_is_written_back_by_the_running_primary() {
                 }
             });
         },
-        |w| w.damage("an older term", |l| l.term = Term(0)),
+        |w| {
+            w.damage("an older term", |l| {
+                l.term = Term(0);
+            });
+        },
         |w| {
             w.api.delete(w.now);
             w.run(500);
