@@ -35,6 +35,8 @@ pub struct State {
     pub unhealthy_since: Option<Millis>,
     /// Since when the guard says that the server is read-write.
     pub primary_since: Option<Millis>,
+    /// Since when the primary followed is known to be promoting.
+    pub promoting_since: Option<Millis>,
     /// Promotions in this term that failed.
     pub promotions_failed: u32,
     /// When the steps of the takeover under way were done, in order.
@@ -145,6 +147,7 @@ impl Default for State {
             settling: None,
             unhealthy_since: None,
             primary_since: None,
+            promoting_since: None,
             promotions_failed: 0,
             marks: Vec::new(),
             taking: None,

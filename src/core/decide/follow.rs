@@ -6,12 +6,14 @@ use crate::core::action::GuardOrder;
 use crate::core::history;
 use crate::core::observe::{SeenLease, ServerView};
 use crate::core::phase::Phase;
-use crate::core::record::{Member, Record};
+use crate::core::record::{Member, Record, Step};
 use crate::core::state::Rejoin;
 use crate::core::types::{MemberData, Millis};
 use crate::core::why::{RejoinWay, Why};
 use crate::guard::protocol::{DataState, RestPosition, Server, Status};
 
+/// How long a member that is down waits for a new primary to lead clients to itself.
+const START_ANYWAY: Millis = Millis(5_000);
 /// A receiver that has not streamed for this long from a healthy primary does not come back by itself.
 const STREAM_WITHIN: Millis = Millis(5_000);
 
@@ -224,6 +226,15 @@ impl Mind<'_> {
 
     /// The server is down: which way back?
     fn come_back(&mut self, record: &Record, guard: &Status, primary: &Member) -> Chosen {
+        if self.clients_still_come(record, primary) {
+            self.wake_in(Millis(50));
+            return (
+                self.rejoining(),
+                Why::Following {
+                    primary: primary.member.clone(),
+                },
+            );
+        }
         let rest = match &guard.rest {
             Some(rest) => Some(rest),
             None if self.state.rejoin.unreadable || guard.fresh_copy => None,
@@ -245,6 +256,19 @@ impl Mind<'_> {
         };
         let way = self.next_way(record, guard, rest);
         self.rejoin_by(way, record, guard, primary)
+    }
+
+    /// Until the new primary has taken over the Service, new clients may still be led here: a standby that starts now would
+    /// answer their writes with an error, a closed port makes them try again. Bounded: a new primary may never finish.
+    fn clients_still_come(&mut self, record: &Record, primary: &Member) -> bool {
+        let promoting = matches!(&record.step, Some(Step::Promoting { member }) if *member == primary.member);
+        if !promoting {
+            self.state.promoting_since = None;
+            return false;
+        }
+        let now = self.now();
+        let since = *self.state.promoting_since.get_or_insert(now);
+        now.since(since) < START_ANYWAY
     }
 
     fn rejoining(&self) -> Phase {
