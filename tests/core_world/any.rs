@@ -3,7 +3,7 @@
 use pgbaton::core::action::{Action, GuardOrder};
 use pgbaton::core::decide::decide;
 use pgbaton::core::observe::{GuardView, LeaseView, Observation, RecordView, SeenLease, Settings};
-use pgbaton::core::record::{Record, Step};
+use pgbaton::core::record::{Member, Record, Step};
 use pgbaton::core::state::State;
 use pgbaton::core::types::{MemberData, Term};
 use pgbaton::guard::protocol::DataState;
@@ -146,7 +146,7 @@ fn leads(settings: &Settings, seen: &Observation) -> bool {
         lease.holder.as_ref() == Some(&settings.holder)
             && record.term == lease.term
             && mine.is_some()
-            && record.primary.as_ref().map(pgbaton::core::record::Member::data) == mine
+            && record.primary.as_ref().map(Member::data) == mine
     })
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use pgbaton::core::action::SwapKind;
-use pgbaton::core::record::{Durability, Record, SyncSet};
+use pgbaton::core::record::{Durability, Member, Record, SyncSet};
 use pgbaton::core::types::{MemberData, Term};
 
 use crate::api::{Lease, Request};
@@ -128,10 +128,9 @@ impl Checks {
             return;
         };
         let (was, is) = (before.primary.as_ref(), record.primary.as_ref());
-        let same =
-            was.map(pgbaton::core::record::Member::data) == is.map(pgbaton::core::record::Member::data);
+        let same = was.map(Member::data) == is.map(Member::data);
         if request.swap.kind == SwapKind::Renew && !same && was.is_some() {
-            let candidate = is.map(pgbaton::core::record::Member::data);
+            let candidate = is.map(Member::data);
             if record.durability == Durability::Sync && !self.waived {
                 self.proof(before, new.term, candidate, machines);
             }
@@ -205,7 +204,7 @@ impl Checks {
                 "{candidate} was installed without a pledge to term {term}"
             ));
         };
-        let primary = before.primary.as_ref().map(pgbaton::core::record::Member::data);
+        let primary = before.primary.as_ref().map(Member::data);
         let at_rest = primary.is_some_and(|primary| {
             let pledged = given(&primary).is_some_and(|log| wal::is_within(log, own));
             let wrote = before.rest.as_ref().is_some_and(|rest| {

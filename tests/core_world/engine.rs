@@ -2,7 +2,7 @@
 
 use pgbaton::core::action::{GuardOrder, SqlJob};
 use pgbaton::core::observe::{GuardView, Outcome};
-use pgbaton::core::types::{DataId, MemberName, SystemId};
+use pgbaton::core::types::{DataId, MemberName, SystemId, Term, Timeline};
 use pgbaton::guard::protocol::{DownReason, Pledge};
 
 use crate::hands::Letter;
@@ -364,44 +364,49 @@ impl World {
                     };
                 }
             }
-            GuardOrder::Pledge { .. } => {
-                let read = machine.data.as_ref().filter(|_| !machine.fresh);
-                let position = read.and_then(|d| wal::position(&d.wal));
-                machine.pledge = Some(Pledge {
-                    term: busy.term,
-                    position,
-                });
-                machine.read_rest();
-                if let (Some(data), Some(log)) = (
-                    machine.member_data(),
-                    machine.data.as_ref().map(|d| d.wal.clone()),
-                ) {
-                    machine.given.insert((data, busy.term), log);
-                }
-            }
+            GuardOrder::Pledge { .. } => self.pledge(member, busy.term),
             GuardOrder::SetNames { names } => self.set_names(member, &names),
-            GuardOrder::Promote { timeline } => {
-                if !machine.permitted(busy.term, now) || machine.proc != Proc::Standby {
-                    return Err("the permit ended".to_owned());
-                }
-                let held = machine.data.as_ref().map_or(0, |d| wal::timeline(&d.wal));
-                if held >= timeline.0 {
-                    self.checks.fail(format!(
-                        "{} is promoted to timeline {timeline} and holds {held}",
-                        self.machines[member].name
-                    ));
-                    return Ok(());
-                }
-                machine.promoted(timeline, id);
-                self.checks.new_timeline(Entry {
-                    timeline: timeline.0,
-                    id,
-                });
-                self.checks.opened(&self.machines[member]);
-            }
+            GuardOrder::Promote { timeline } => return self.promote(member, busy.term, timeline, id),
             GuardOrder::Stop { .. } => machine.read_rest(),
             GuardOrder::NoteTerm => {}
         }
+        Ok(())
+    }
+
+    fn pledge(&mut self, member: usize, term: Term) {
+        let machine = &mut self.machines[member];
+        let read = machine.data.as_ref().filter(|_| !machine.fresh);
+        let position = read.and_then(|d| wal::position(&d.wal));
+        machine.pledge = Some(Pledge { term, position });
+        machine.read_rest();
+        if let (Some(data), Some(log)) = (
+            machine.member_data(),
+            machine.data.as_ref().map(|d| d.wal.clone()),
+        ) {
+            machine.given.insert((data, term), log);
+        }
+    }
+
+    fn promote(&mut self, member: usize, term: Term, timeline: Timeline, id: u64) -> Result<(), String> {
+        let now = self.now;
+        let machine = &mut self.machines[member];
+        if !machine.permitted(term, now) || machine.proc != Proc::Standby {
+            return Err("the permit ended".to_owned());
+        }
+        let held = machine.data.as_ref().map_or(0, |d| wal::timeline(&d.wal));
+        if held >= timeline.0 {
+            self.checks.fail(format!(
+                "{} is promoted to timeline {timeline} and holds {held}",
+                self.machines[member].name
+            ));
+            return Ok(());
+        }
+        machine.promoted(timeline, id);
+        self.checks.new_timeline(Entry {
+            timeline: timeline.0,
+            id,
+        });
+        self.checks.opened(&self.machines[member]);
         Ok(())
     }
 

@@ -57,13 +57,7 @@ impl World {
                     self.kill_pod(*m, *millis, true, true);
                 }
             }
-            Fault::LoseRecord => {
-                let seen = (0..self.plan.members).all(|m| self.awake(m) && self.reaches_api(m));
-                if seen && self.wants_for_whole().is_none() && now >= self.api.lose_until {
-                    self.lose_record();
-                    self.run(1_000);
-                }
-            }
+            Fault::LoseRecord => self.lose_record_of_a_whole_cluster(),
             Fault::DeletePod(m, millis) => {
                 if self.machines[*m].up {
                     self.machines[*m].stopping = true;
@@ -109,6 +103,14 @@ impl World {
                 self.order(&id, PersonWish::Switchover { to: to.map(name) });
             }
             Fault::Wait(millis) => self.run(*millis),
+        }
+    }
+
+    fn lose_record_of_a_whole_cluster(&mut self) {
+        let seen = (0..self.plan.members).all(|m| self.awake(m) && self.reaches_api(m));
+        if seen && self.wants_for_whole().is_none() && self.now >= self.api.lose_until {
+            self.lose_record();
+            self.run(1_000);
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use pgbaton::core::record::{Availability, Durability};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use crate::faults::Fault;
 use crate::rng::Rng;
@@ -99,6 +99,17 @@ fn play(schedule: &Schedule) {
     world.until_whole(WHOLE_WITHIN);
 }
 
+/// The same schedules each time; `SEED=n` for others, `CASES=n` for more.
+fn chance() -> TestRng {
+    let seed: u64 = std::env::var("SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(1);
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    TestRng::from_seed(RngAlgorithm::ChaCha, &bytes)
+}
+
 fn cases(default: u32) -> Config {
     let cases = std::env::var("CASES")
         .ok()
@@ -113,7 +124,7 @@ fn cases(default: u32) -> Config {
 }
 
 fn check(durability: Durability, default: u32) {
-    TestRunner::new(cases(default))
+    TestRunner::new_with_rng(cases(default), chance())
         .run(&schedule(durability), |schedule| {
             let played = std::panic::catch_unwind(|| play(&schedule));
             played.map_err(|why| {

@@ -1,5 +1,6 @@
 //! A deterministic world around the core: no I/O, no clock but its own, seeded.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod any;
 mod api;

@@ -124,7 +124,7 @@ fn asynchronous_standbys_too_far_behind_wait_for_the_primary() {
 fn a_lost_record_is_written_back_by_the_running_primary() {
     type Damage = fn(&mut World);
     let damages: [Damage; 6] = [
-        |w| w.lose_record(),
+        World::lose_record,
         |w| {
             w.damage("unreadable", |l| {
                 l.record = RecordView::Unreadable("no JSON".to_owned());
@@ -145,7 +145,11 @@ fn a_lost_record_is_written_back_by_the_running_primary() {
                 }
             });
         },
-        |w| w.damage("an older term", |l| l.term = Term(0)),
+        |w| {
+            w.damage("an older term", |l| {
+                l.term = Term(0);
+            });
+        },
         |w| {
             w.api.delete(w.now);
             w.run(500);
