@@ -244,7 +244,7 @@ impl Run {
     fn evidence(&self) -> String {
         let words = self.text("words");
         let from = words.rfind("\nfault: ").unwrap_or(0);
-        let mut shown = words[from..].to_owned();
+        let mut shown = format!("{}\n{}\n", words[from..].trim(), self.text("reports").trim());
         let mut logs: Vec<PathBuf> = Vec::new();
         for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
             let found = fs::read_dir(entry.path().join("log"));
