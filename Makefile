@@ -18,7 +18,7 @@ JSON ?=
 DEMO_FLAGS = --members $(MEMBERS) --durability $(DURABILITY) --repeat $(REPEAT) --clients $(CLIENTS) --subnet $(SUBNET) \
 	$(foreach fault,$(FAULT),--fault $(fault)) $(if $(KEEP),--keep) $(if $(JSON),--json)
 
-.PHONY: help setup build demo faults test lint deny clean
+.PHONY: help setup build demo faults test faultstest lint deny clean
 
 help: ## Show this list
 	@echo "Targets:"
@@ -41,6 +41,9 @@ faults: build ## List what the demo can do to the cluster
 
 test: build ## Run all tests
 	$(CARGO) test --release --locked --workspace
+
+faultstest: build ## Run every fault on real clusters, with assertions (minutes)
+	$(CARGO) test --release --locked --workspace --test faults -- --test-threads=1
 
 lint: ## Check format, lints and dependencies
 	$(CARGO) fmt --all --check

@@ -287,7 +287,8 @@ impl Mind<'_> {
         // Where its WAL ends decides whenever that is known; a copy that nobody recovered yet has no end of its own.
         if (as_it_is || (rest.is_none() && guard.fresh_copy)) && !failed(RejoinWay::Follow) {
             RejoinWay::Follow
-        } else if known && !failed(RejoinWay::Rewind) {
+        } else if known && !as_it_is && !failed(RejoinWay::Rewind) {
+            // On the primary's own history pg_rewind has nothing to do: what is missing there is WAL, and only a copy helps.
             RejoinWay::Rewind
         } else {
             RejoinWay::Clone
