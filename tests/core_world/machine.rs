@@ -355,7 +355,6 @@ impl Machine {
         self.proc = Proc::Primary;
         self.following = None;
         self.stream = None;
-        self.defined = !self.names.is_empty();
         if let Some(data) = &mut self.data {
             data.wal.push(Entry {
                 timeline: timeline.0,

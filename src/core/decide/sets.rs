@@ -31,7 +31,7 @@ impl Mind<'_> {
         if wanted != current {
             let to = wanted.names();
             let mut next = self.renewed(record);
-            next.add_sync_set(wanted);
+            next.change_sync_set(wanted);
             self.swap(lease, SwapKind::Renew, next);
             self.state.settling = None;
             return Some(changing(to, "the record"));
