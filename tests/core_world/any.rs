@@ -2,7 +2,7 @@
 
 use pgbaton::core::action::{Action, GuardOrder};
 use pgbaton::core::decide::decide;
-use pgbaton::core::observe::{GuardView, LeaseView, Observation, RecordView, SeenLease, Settings};
+use pgbaton::core::observe::{GuardView, Lanes, LeaseView, Observation, RecordView, SeenLease, Settings};
 use pgbaton::core::record::{Member, Record, Step};
 use pgbaton::core::state::State;
 use pgbaton::core::types::{MemberData, Term};
@@ -77,6 +77,9 @@ fn mixed(rng: &mut Rng, all: &[Snapshot]) -> Snapshot {
     }
     if let LeaseView::Seen(lease) = &mut seen.lease {
         disturb(rng, &settings, lease);
+    }
+    if rng.percent(80) {
+        seen.lanes = Lanes::default();
     }
     if rng.percent(20) {
         seen.told_term = Some(Term(rng.between(0, 9)));
