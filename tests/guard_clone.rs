@@ -74,10 +74,14 @@ fn a_clone_becomes_a_new_member_that_follows() {
     let first = standby.status().data_id;
     standby.must(4, Order::Pledge { hint: None });
     stop(&mut standby, 4);
+    // Its server has recovered the copy: from now on the end of its WAL says what it holds.
+    let stopped = standby.status();
+    assert!(!stopped.fresh_copy && stopped.rest.is_some(), "{stopped:?}");
     let order = standby.clone_order(&primary, 1);
     standby.must(4, order);
     assert_eq!(standby.await_operation(standby.sequence), None);
     let second = standby.status();
+    assert!(second.fresh_copy && second.rest.is_none(), "{second:?}");
     assert_ne!(second.data_id, first);
     assert_eq!(
         (second.pledge, second.knows_term, second.highest_term),

@@ -298,7 +298,10 @@ impl Guard {
             .map(|e| format!("the end of WAL could not be read: {e}"));
         self.warn("end of WAL", problem);
         let rest = rest.ok();
-        self.update(|live| live.rest.clone_from(&rest));
+        self.update(|live| {
+            live.rest.clone_from(&rest);
+            live.fresh_copy = false;
+        });
         rest.map(|r| r.position)
     }
 

@@ -191,6 +191,8 @@ impl Guard {
         self.update(|live| {
             if live.watch_mark() == *before && live.server == Server::Starting {
                 live.server = server.clone();
+                // A server that is up has recovered whatever copy it was started on.
+                live.fresh_copy = false;
             }
         });
     }

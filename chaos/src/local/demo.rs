@@ -8,7 +8,7 @@ use pgbaton::core::record::{Durability, Record};
 use tokio::time::{Instant, sleep};
 
 use super::faults::{Fault, Inflicted};
-use super::observer::Observer;
+use super::observer::{Entry, Observer};
 use super::oracle::Oracle;
 use super::report::{Detail, FaultReport};
 use super::rig::Rig;
@@ -180,8 +180,10 @@ async fn all_faults(plan: &Plan, rig: &Rig, voice: Voice) -> Result<bool> {
     let began = Instant::now();
     voice.say("starting the members: the first one runs initdb, the others clone it");
     let observer = Observer::start(&rig.store, &rig.members);
-    if let Err(missing) = rig.wait_whole(FIRST_WHOLE).await {
-        print_timeline(&observer, began, voice);
+    if let Err(missing) = shown(&observer, began, voice, rig.wait_whole(FIRST_WHOLE)).await {
+        if plan.json {
+            print_timeline(&observer, began, voice);
+        }
         bail!(
             "the new cluster was not whole after {} s: {}. See the logs in {}",
             FIRST_WHOLE.as_secs(),
@@ -211,8 +213,9 @@ async fn all_faults(plan: &Plan, rig: &Rig, voice: Voice) -> Result<bool> {
                 if plan.repeat > 1 { place } else { fault.to_string() }
             ));
             let began = Instant::now();
-            let report = one_fault(rig, fault, &observer, &workload, &oracle).await;
-            if !plan.json || !report.is_good() {
+            let inflicted = one_fault(rig, fault, &observer, &workload, &oracle);
+            let report = shown(&observer, began, voice, inflicted).await;
+            if plan.json && !report.is_good() {
                 print_timeline(&observer, began, voice);
             }
             voice.say(&report.text());
@@ -235,10 +238,31 @@ async fn all_faults(plan: &Plan, rig: &Rig, voice: Voice) -> Result<bool> {
     Ok(good)
 }
 
+/// Does `work` and shows the timeline meanwhile, line by line. Programs that read JSON get it only when something went wrong, after it.
+async fn shown<T>(observer: &Observer, from: Instant, voice: Voice, work: impl Future<Output = T>) -> T {
+    let tell = async {
+        if voice.json {
+            std::future::pending::<()>().await;
+        }
+        observer.tell(from, |entry| say_entry(entry, from, voice)).await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        // Everything that was seen before the work ended is told first.
+        biased;
+        () = tell => unreachable!("it waits for ever"),
+        done = work => done,
+    }
+}
+
+fn say_entry(entry: &Entry, from: Instant, voice: Voice) {
+    let ms = entry.at.saturating_duration_since(from).as_millis();
+    voice.say(&format!("  {ms:>7} ms  {:<11} {}", entry.who, entry.what));
+}
+
 fn print_timeline(observer: &Observer, from: Instant, voice: Voice) {
     for entry in observer.since(from) {
-        let ms = entry.at.duration_since(from).as_millis();
-        voice.say(&format!("  {ms:>7} ms  {:<11} {}", entry.who, entry.what));
+        say_entry(&entry, from, voice);
     }
 }
 
@@ -253,7 +277,10 @@ async fn one_fault(
     let before = whole::record(&rig.store);
     let began = Instant::now();
     let (inflicted, mut trouble) = match fault.inflict(rig).await {
-        Ok(inflicted) => (inflicted, None),
+        Ok(inflicted) => {
+            observer.note("fault", &inflicted.did);
+            (inflicted, None)
+        }
         Err(error) => {
             let did = "could not be inflicted".to_owned();
             (
@@ -268,6 +295,9 @@ async fn one_fault(
         }
     };
     let whole = rig.wait_whole(WHOLE_AGAIN).await;
+    if whole.is_ok() {
+        observer.note("cluster", "whole: one primary, all others stream from it");
+    }
     let rejoined_ms = whole.is_ok().then(|| millis(inflicted.over.elapsed()));
     let mut not_whole = whole.err().unwrap_or_default();
     // Whole is one thing, serving another: clients must get an answer again too.

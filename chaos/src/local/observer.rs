@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -37,10 +38,31 @@ pub struct Entry {
     pub operation: Option<String>,
 }
 
+/// All lines so far.
+#[derive(Debug)]
+struct Log {
+    entries: Mutex<Vec<Entry>>,
+    /// How many there are, for those who wait for the next one.
+    length: watch::Sender<usize>,
+}
+
+impl Log {
+    fn add(&self, who: &str, what: String, operation: Option<String>) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.push(Entry {
+            at: Instant::now(),
+            who: who.to_owned(),
+            what,
+            operation,
+        });
+        self.length.send_replace(entries.len());
+    }
+}
+
 /// Watches until dropped.
 #[derive(Debug)]
 pub struct Observer {
-    entries: Arc<Mutex<Vec<Entry>>>,
+    log: Arc<Log>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -48,20 +70,46 @@ impl Observer {
     /// Starts to watch.
     #[must_use]
     pub fn start(store: &Store, members: &[Member]) -> Self {
-        let entries = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::new(Log {
+            entries: Mutex::new(Vec::new()),
+            length: watch::Sender::new(0),
+        });
         let mut tasks: Vec<JoinHandle<()>> = members
             .iter()
-            .map(|member| tokio::spawn(watch_member(member.clone(), entries.clone())))
+            .map(|member| tokio::spawn(watch_member(member.clone(), log.clone())))
             .collect();
-        tasks.push(tokio::spawn(watch_record(store.clone(), entries.clone())));
-        tasks.push(tokio::spawn(watch_service(store.clone(), entries.clone())));
-        Self { entries, tasks }
+        tasks.push(tokio::spawn(watch_record(store.clone(), log.clone())));
+        tasks.push(tokio::spawn(watch_service(store.clone(), log.clone())));
+        Self { log, tasks }
+    }
+
+    /// Adds a line of somebody else's, such as what was done to the cluster.
+    pub fn note(&self, who: &str, what: &str) {
+        self.log.add(who, what.to_owned(), None);
+    }
+
+    /// Tells each line as it comes, those since `from` first; ends only when dropped.
+    pub async fn tell(&self, from: Instant, mut say: impl FnMut(&Entry)) {
+        let mut length = self.log.length.subscribe();
+        let mut told = 0;
+        loop {
+            length.borrow_and_update();
+            let fresh: Vec<Entry> = {
+                let entries = self.log.entries.lock().unwrap_or_else(PoisonError::into_inner);
+                entries.iter().skip(told).cloned().collect()
+            };
+            told += fresh.len();
+            fresh.iter().filter(|entry| entry.at >= from).for_each(&mut say);
+            if length.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// What was seen from `from` on, in order.
     #[must_use]
     pub fn since(&self, from: Instant) -> Vec<Entry> {
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries = self.log.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let mut since: Vec<Entry> = entries.iter().filter(|entry| entry.at >= from).cloned().collect();
         since.sort_by_key(|entry| entry.at);
         since
@@ -76,17 +124,7 @@ impl Drop for Observer {
     }
 }
 
-fn add(entries: &Mutex<Vec<Entry>>, who: &str, what: String) {
-    let entry = Entry {
-        at: Instant::now(),
-        who: who.to_owned(),
-        what,
-        operation: None,
-    };
-    entries.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
-}
-
-async fn watch_member(member: Member, entries: Arc<Mutex<Vec<Entry>>>) {
+async fn watch_member(member: Member, log: Arc<Log>) {
     let mut last: Option<(String, Option<String>)> = None;
     loop {
         let now = match status(member.ip).await {
@@ -95,13 +133,7 @@ async fn watch_member(member: Member, entries: Arc<Mutex<Vec<Entry>>>) {
         };
         if last.as_ref() != Some(&now) {
             let (what, operation) = now.clone();
-            let entry = Entry {
-                at: Instant::now(),
-                who: member.name.clone(),
-                what,
-                operation,
-            };
-            entries.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
+            log.add(&member.name, what, operation);
             last = Some(now);
         }
         sleep(LOOK).await;
@@ -139,7 +171,7 @@ fn operation(status: &Value) -> Option<String> {
     Some(status.pointer("/guard/operation/kind")?.as_str()?.to_owned())
 }
 
-async fn watch_record(store: Store, entries: Arc<Mutex<Vec<Entry>>>) {
+async fn watch_record(store: Store, log: Arc<Log>) {
     let mut leases = store.watch_one(Kind::Lease, CLUSTER);
     let mut last: BTreeMap<&'static str, String> = BTreeMap::new();
     loop {
@@ -147,7 +179,7 @@ async fn watch_record(store: Store, entries: Arc<Mutex<Vec<Entry>>>) {
         for (key, value) in lease_facts(lease.as_ref()) {
             if last.get(key) != Some(&value) {
                 if !value.is_empty() {
-                    add(&entries, "record", format!("{key}: {value}"));
+                    log.add("record", format!("{key}: {value}"), None);
                 }
                 last.insert(key, value);
             }
@@ -210,7 +242,7 @@ fn lease_facts(lease: Option<&Value>) -> Vec<(&'static str, String)> {
     facts
 }
 
-async fn watch_service(store: Store, entries: Arc<Mutex<Vec<Entry>>>) {
+async fn watch_service(store: Store, log: Arc<Log>) {
     let mut services = store.watch_one(Kind::Service, CLUSTER);
     let mut last = None;
     loop {
@@ -221,7 +253,7 @@ async fn watch_service(store: Store, entries: Arc<Mutex<Vec<Entry>>>) {
             .unwrap_or("nobody")
             .to_owned();
         if last.as_ref() != Some(&selected) {
-            add(&entries, "service", format!("new connections go to {selected}"));
+            log.add("service", format!("new connections go to {selected}"), None);
             last = Some(selected);
         }
         if services.changed().await.is_err() {

@@ -1,9 +1,9 @@
 //! The result of one fault, as JSON and for people.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What one fault did. Times in milliseconds.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FaultReport {
     /// The fault's name.
     pub fault: String,
@@ -34,7 +34,7 @@ pub struct FaultReport {
 }
 
 /// What people ask next.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Detail {
     /// The fault's own words about what it did.
     pub did: String,

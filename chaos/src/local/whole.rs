@@ -15,6 +15,8 @@ use super::store::{Kind, Store};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long one look waits for a standby to replay what the primary had flushed when the look began.
+const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// The record as the Lease carries it now; none when there is no Lease or no readable record.
 #[must_use]
@@ -133,7 +135,7 @@ pub fn env_values(set: &Value, name: &str) -> Vec<String> {
     .collect()
 }
 
-/// Everybody but the primary streams from it under the name of its recorded data, and is a standby.
+/// Everybody but the primary streams from it under the name of its recorded data, is a standby, and has followed it up to now.
 async fn streaming_missing(
     settings: &Settings,
     record: &Record,
@@ -165,13 +167,37 @@ async fn streaming_missing(
             ));
             continue;
         }
-        match sql::ask_one(settings, member.ip, "SELECT pg_is_in_recovery()").await {
-            Ok(answer) if answer == "t" => {}
-            Ok(_) => missing.push(format!("{} is not a standby", member.name)),
-            Err(error) => missing.push(format!("{} cannot be asked: {error:#}", member.name)),
-        }
+        missing.extend(following_missing(settings, member, home).await);
     }
     missing
+}
+
+/// One whose history left the primary's also counts as streaming, again and again for a moment: so it must be on the primary's
+/// timeline and replay what the primary has flushed now.
+async fn following_missing(settings: &Settings, member: &Member, home: &Member) -> Option<String> {
+    let cannot = |name: &str, error: anyhow::Error| Some(format!("{name} cannot be asked: {error:#}"));
+    let question =
+        "SELECT pg_current_wal_flush_lsn() || ' ' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8)";
+    let answer = match sql::ask_one(settings, home.ip, question).await {
+        Ok(answer) => answer,
+        Err(error) => return cannot(&home.name, error),
+    };
+    let (flushed, timeline) = answer.split_once(' ')?;
+    let question = format!(
+        "SELECT CASE WHEN NOT pg_is_in_recovery() THEN 'is not a standby' \
+         WHEN NOT EXISTS (SELECT FROM pg_stat_wal_receiver WHERE lpad(upper(to_hex(received_tli)), 8, '0') = '{timeline}') \
+         THEN 'does not receive timeline {timeline}' \
+         WHEN NOT coalesce(pg_last_wal_replay_lsn() >= '{flushed}', false) THEN 'has not replayed {flushed}' ELSE '' END"
+    );
+    let deadline = Instant::now() + CATCH_UP;
+    loop {
+        match sql::ask_one(settings, member.ip, &question).await {
+            Ok(wrong) if wrong.is_empty() => return None,
+            Ok(wrong) if Instant::now() > deadline => return Some(format!("{} {wrong}", member.name)),
+            Ok(_) => sleep(LOOK / 4).await,
+            Err(error) => return cannot(&member.name, error),
+        }
+    }
 }
 
 /// Waits until the cluster is whole.

@@ -284,7 +284,8 @@ impl Mind<'_> {
         let as_it_is = rest.is_some_and(|r| history::is_on_primary_history(record, r.position));
         // A promotion of its own that the record does not know: no rewind can be trusted (invariant 8).
         let known = rest.is_some_and(|r| history::is_recorded(record, r.position.timeline));
-        if (as_it_is || guard.fresh_copy) && !failed(RejoinWay::Follow) {
+        // Where its WAL ends decides whenever that is known; a copy that nobody recovered yet has no end of its own.
+        if (as_it_is || (rest.is_none() && guard.fresh_copy)) && !failed(RejoinWay::Follow) {
             RejoinWay::Follow
         } else if known && !failed(RejoinWay::Rewind) {
             RejoinWay::Rewind

@@ -1,7 +1,7 @@
 //! Holds the Lease, and the record names the data here as primary.
 
 use super::{Chosen, Mind};
-use crate::core::action::{Action, GuardOrder, SwapKind};
+use crate::core::action::{Action, GuardOrder, SqlJob, SwapKind};
 use crate::core::observe::{PeerReport, SeenLease, ServerView};
 use crate::core::phase::Phase;
 use crate::core::record::{Durability, LeaderWal, Member, Record, Step};
@@ -114,6 +114,8 @@ impl Mind<'_> {
             self.mark("service");
             let mut record = self.renewed(record);
             self.note_phases(&mut record);
+            // So that pg_control, here and on whoever rewinds to here, tells the new timeline (pg_rewind before 16 reads it there).
+            self.sql(SqlJob::Checkpoint);
             record.step = None;
             self.swap(lease, SwapKind::Renew, record);
         }
