@@ -420,7 +420,8 @@ impl World {
         for (sender, late) in machine.senders.iter_mut().zip(late) {
             sender.reload = Some(now + late);
         }
-        machine.defined_due = Some(now + checkpointer);
+        // A busy checkpointer reads the names when it is done.
+        machine.defined_due = Some(now.max(machine.checkpoint_until) + checkpointer);
     }
 
     /// Events whose moment has come.
@@ -453,7 +454,7 @@ impl World {
                     self.machines[member].permit_order(term, deadline);
                 }
             }
-            Event::Sql(member, life, job) => self.statement(member, life, job),
+            Event::Sql(member, life, job, names) => self.statement(member, life, job, &names),
             Event::PodBack(member, new_pod, wiped) => self.pod_back(member, new_pod, wiped),
             Event::SidecarBack(member) => {
                 let clock = self.rng.between(100, 100_000);
@@ -462,11 +463,13 @@ impl World {
         }
     }
 
-    fn statement(&mut self, member: usize, life: u64, job: SqlJob) {
+    fn statement(&mut self, member: usize, life: u64, job: SqlJob, began_with: &str) {
         let machine = &mut self.machines[member];
         let well = machine.writes(self.now) && self.now >= machine.hung_until;
         if well {
             match &job {
+                // One that began before the names were set says nothing of them.
+                SqlJob::Checkpoint if machine.names != began_with => {}
                 SqlJob::Checkpoint => {
                     machine.defined = !Names::parse(&machine.names).names.is_empty();
                     machine.defined_due = None;
