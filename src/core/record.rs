@@ -302,6 +302,22 @@ impl Record {
         self.sync_sets.insert(0, set);
     }
 
+    /// As `add_sync_set`, on a server that runs with the sets before. Its walsenders read the new names one by one, and one with
+    /// the old k counts the standbys that another one already counts by the new names: from {m3} k 1 to {m1, m3} k 2, m3's
+    /// releases what m1 alone has flushed, which neither set covers. Any k of all of them covers it.
+    pub fn change_sync_set(&mut self, set: SyncSet) {
+        self.add_sync_set(set);
+        let used = || self.sync_sets.iter().filter(|s| s.k > 0);
+        let Some(k) = used().map(|s| s.k).min() else {
+            return;
+        };
+        let standbys = used().flat_map(|s| s.standbys.iter().cloned()).collect();
+        let mixture = SyncSet { k, standbys };
+        if !self.sync_sets.contains(&mixture) {
+            self.sync_sets.push(mixture);
+        }
+    }
+
     /// Adds a term to the history and forgets the oldest beyond `HISTORY_TERMS`.
     pub fn add_history(&mut self, entry: HistoryEntry) {
         self.history.push(entry);
@@ -356,4 +372,52 @@ pub struct Evidence<T> {
     pub value: T,
     /// When the question was asked (an answer is never younger than its question).
     pub asked_at: Millis,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(k: u32, standbys: &[&str]) -> SyncSet {
+        let data = |name: &&str| MemberData {
+            member: name.parse().unwrap(),
+            data_id: DataId::from_random([1; 8]),
+        };
+        SyncSet {
+            k,
+            standbys: standbys.iter().map(data).collect(),
+        }
+    }
+
+    fn changed(from: SyncSet, to: SyncSet) -> Vec<SyncSet> {
+        let mut record = Record::never_initialised(Durability::Sync, Availability::Available);
+        record.sync_sets = vec![from];
+        record.change_sync_set(to);
+        record.sync_sets
+    }
+
+    #[test]
+    fn walsenders_with_old_and_new_names_at_once_are_covered() {
+        let (old, new) = (set(1, &["m3"]), set(2, &["m1", "m3"]));
+        let sets = changed(old.clone(), new.clone());
+        assert_eq!(sets, [new, old, set(1, &["m1", "m3"])]);
+        let (old, new) = (set(2, &["m2", "m3"]), set(2, &["m2", "m4"]));
+        let sets = changed(old.clone(), new.clone());
+        assert_eq!(sets, [new, old, set(2, &["m2", "m3", "m4"])]);
+    }
+
+    #[test]
+    fn plain_changes_need_no_further_set() {
+        let (one, both, raised) = (set(1, &["m2"]), set(1, &["m2", "m3"]), set(2, &["m2", "m3"]));
+        for (from, to) in [
+            (&one, &both),
+            (&both, &one),
+            (&both, &raised),
+            (&raised, &both),
+            (&one, &SyncSet::empty()),
+            (&SyncSet::empty(), &one),
+        ] {
+            assert_eq!(changed(from.clone(), to.clone()), [to.clone(), from.clone()]);
+        }
+    }
 }

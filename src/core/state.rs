@@ -102,6 +102,8 @@ pub struct Settling {
     pub set: SyncSet,
     /// Evidence older than this does not count.
     pub since: Millis,
+    /// The statement under way was ordered for this change: one that began before says nothing of it.
+    pub ordered: bool,
     /// Walsenders that were ended after the names were in force.
     pub ended: Option<Vec<i32>>,
     /// A checkpoint has ended after the names were in force.

@@ -2,17 +2,25 @@
 
 use pgbaton::core::action::{Action, GuardOrder};
 use pgbaton::core::decide::decide;
-use pgbaton::core::observe::{GuardView, LeaseView, Observation, RecordView, SeenLease, Settings};
+use pgbaton::core::observe::{GuardView, Lanes, LeaseView, Observation, RecordView, SeenLease, Settings};
 use pgbaton::core::record::{Member, Record, Step};
 use pgbaton::core::state::State;
 use pgbaton::core::types::{MemberData, Term};
-use pgbaton::guard::protocol::DataState;
+use pgbaton::guard::protocol::{DataState, Server};
 
 use crate::faults::Fault;
 use crate::rng::Rng;
 use crate::world::{Plan, World};
 
 type Snapshot = (Settings, State, Observation);
+
+/// The moments that matter most: a leader whose server is not read-write yet.
+fn is_about_to_write(sidecar: &crate::sidecar::Sidecar) -> bool {
+    let GuardView::Heard(status) = &sidecar.guard else {
+        return false;
+    };
+    sidecar.state.phase == pgbaton::core::phase::Phase::Leading && status.value.server != Server::Primary
+}
 
 /// What members saw and remembered through a few troubled lives.
 fn snapshots() -> Vec<Snapshot> {
@@ -35,8 +43,9 @@ fn snapshots() -> Vec<Snapshot> {
             world.fault(&fault);
             for _ in 0..250 {
                 world.step();
-                if world.rng.percent(12) {
-                    for sidecar in &world.sidecars {
+                let some = world.rng.percent(12);
+                for sidecar in &world.sidecars {
+                    if some || is_about_to_write(sidecar) {
                         let mut copy = sidecar.clone();
                         all.push((copy.settings.clone(), copy.state.clone(), copy.observe(world.now)));
                     }
@@ -68,6 +77,9 @@ fn mixed(rng: &mut Rng, all: &[Snapshot]) -> Snapshot {
     }
     if let LeaseView::Seen(lease) = &mut seen.lease {
         disturb(rng, &settings, lease);
+    }
+    if rng.percent(80) {
+        seen.lanes = Lanes::default();
     }
     if rng.percent(20) {
         seen.told_term = Some(Term(rng.between(0, 9)));

@@ -87,6 +87,7 @@ impl World {
         let machine = &mut self.machines[member];
         let Some(data) = &mut machine.data else { return };
         machine.fresh = false;
+        machine.defined = !machine.names.is_empty();
         if !primary {
             machine.proc = Proc::Standby;
             return;
@@ -95,7 +96,6 @@ impl World {
         data.wal.push(Entry { timeline, id });
         data.clean = false;
         machine.proc = Proc::Primary;
-        machine.defined = !machine.names.is_empty();
         machine.before = 0;
         self.checks.opened(&self.machines[member]);
     }
@@ -326,6 +326,9 @@ impl World {
                     number,
                 });
             }
+            GuardOrder::StartPrimary { .. } if !machine.permitted(busy.term, now) => {
+                return Err("the permit ended".to_owned());
+            }
             GuardOrder::StartPrimary { names } => {
                 machine.names = names;
                 machine.following = None;
@@ -340,30 +343,10 @@ impl World {
                 names,
                 ..
             } => {
-                machine.names = names;
                 machine.standby_name = standby_name;
-                if machine.following.as_ref() != Some(&upstream) {
-                    machine.stream = None;
-                }
-                machine.following = Some(upstream);
-                if machine.is_down() {
-                    machine.proc = Proc::Starting {
-                        until: now + 100,
-                        primary: false,
-                    };
-                }
+                self.run_standby(member, Some(upstream), &names);
             }
-            GuardOrder::StandAlone { names } => {
-                machine.names = names;
-                machine.following = None;
-                machine.stream = None;
-                if machine.is_down() {
-                    machine.proc = Proc::Starting {
-                        until: now + 100,
-                        primary: false,
-                    };
-                }
-            }
+            GuardOrder::StandAlone { names } => self.run_standby(member, None, &names),
             GuardOrder::Pledge { .. } => self.pledge(member, busy.term),
             GuardOrder::SetNames { names } => self.set_names(member, &names),
             GuardOrder::Promote { timeline } => return self.promote(member, busy.term, timeline, id),
@@ -410,6 +393,22 @@ impl World {
         Ok(())
     }
 
+    fn run_standby(&mut self, member: usize, upstream: Option<MemberName>, names: &str) {
+        if self.machines[member].names != names {
+            self.set_names(member, names);
+        }
+        let until = self.now + 100;
+        let machine = &mut self.machines[member];
+        if machine.following != upstream || upstream.is_none() {
+            machine.stream = None;
+        }
+        machine.following = upstream;
+        if machine.is_down() {
+            let primary = false;
+            machine.proc = Proc::Starting { until, primary };
+        }
+    }
+
     fn set_names(&mut self, member: usize, names: &str) {
         let now = self.now;
         let late: Vec<u64> = (0..self.machines[member].senders.len())
@@ -421,7 +420,8 @@ impl World {
         for (sender, late) in machine.senders.iter_mut().zip(late) {
             sender.reload = Some(now + late);
         }
-        machine.defined_due = Some(now + checkpointer);
+        // A busy checkpointer reads the names when it is done.
+        machine.defined_due = Some(now.max(machine.checkpoint_until) + checkpointer);
     }
 
     /// Events whose moment has come.
@@ -454,7 +454,7 @@ impl World {
                     self.machines[member].permit_order(term, deadline);
                 }
             }
-            Event::Sql(member, life, job) => self.statement(member, life, job),
+            Event::Sql(member, life, job, names) => self.statement(member, life, job, &names),
             Event::PodBack(member, new_pod, wiped) => self.pod_back(member, new_pod, wiped),
             Event::SidecarBack(member) => {
                 let clock = self.rng.between(100, 100_000);
@@ -463,11 +463,13 @@ impl World {
         }
     }
 
-    fn statement(&mut self, member: usize, life: u64, job: SqlJob) {
+    fn statement(&mut self, member: usize, life: u64, job: SqlJob, began_with: &str) {
         let machine = &mut self.machines[member];
         let well = machine.writes(self.now) && self.now >= machine.hung_until;
         if well {
             match &job {
+                // One that began before the names were set says nothing of them.
+                SqlJob::Checkpoint if machine.names != began_with => {}
                 SqlJob::Checkpoint => {
                     machine.defined = !Names::parse(&machine.names).names.is_empty();
                     machine.defined_due = None;

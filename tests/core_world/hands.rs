@@ -201,10 +201,17 @@ impl World {
             Action::Sql(job) => {
                 self.sidecars[member].lanes.sql = true;
                 let takes = match job {
+                    SqlJob::Checkpoint if self.plan.slow_checkpoints || self.rng.percent(30) => {
+                        self.rng.between(2_000, 5_000)
+                    }
                     SqlJob::Checkpoint => self.rng.between(40, 600),
                     SqlJob::EndWalsenders { .. } => 40,
                 };
-                self.at(self.now + takes, Event::Sql(member, life, job));
+                let names = self.machines[member].names.clone();
+                if job == SqlJob::Checkpoint {
+                    self.machines[member].checkpoint_until = self.now + takes;
+                }
+                self.at(self.now + takes, Event::Sql(member, life, job, names));
             }
             Action::Effects { term, primary, .. } => {
                 if self.reaches_api(member) {

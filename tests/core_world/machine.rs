@@ -109,6 +109,8 @@ pub struct Machine {
     /// Backends wait for standbys: told by the checkpointer only.
     pub defined: bool,
     pub defined_due: Option<u64>,
+    /// A checkpoint runs until then.
+    pub checkpoint_until: u64,
     pub senders: Vec<Sender>,
     /// Commits waiting for standbys: places in the log.
     pub waiting: Vec<usize>,
@@ -149,6 +151,7 @@ impl Machine {
             names: String::new(),
             defined: false,
             defined_due: None,
+            checkpoint_until: 0,
             senders: Vec::new(),
             waiting: Vec::new(),
             following: None,
@@ -355,7 +358,6 @@ impl Machine {
         self.proc = Proc::Primary;
         self.following = None;
         self.stream = None;
-        self.defined = !self.names.is_empty();
         if let Some(data) = &mut self.data {
             data.wal.push(Entry {
                 timeline: timeline.0,

@@ -388,3 +388,19 @@ fn strict_availability_waits_for_a_standby() {
     world.run(1_000);
     assert!(world.checks.acked.len() > stopped);
 }
+
+#[test]
+fn a_checkpoint_that_began_before_the_names_were_set_does_not_count() {
+    for seed in 0..40 {
+        let mut world = World::running(Plan {
+            members: 2,
+            seed,
+            slow_checkpoints: true,
+            ..Plan::default()
+        });
+        world.run(1_000);
+        world.fault(&KillServer(0));
+        world.run(3_000);
+        world.until_whole(SOON);
+    }
+}

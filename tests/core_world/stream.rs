@@ -1,6 +1,7 @@
 //! Replication and acknowledgements, as PostgreSQL does them: each walsender counts by the names that it has read.
 
 use pgbaton::core::observe::ReplicationRow;
+use pgbaton::core::record::{Durability, Member};
 
 use crate::machine::{Names, Proc, Sender};
 use crate::wal::{self, Entry};
@@ -140,9 +141,43 @@ impl World {
                 .iter()
                 .partition(|place| **place < released);
             self.machines[member].waiting = waiting;
+            if !done.is_empty() {
+                self.names_are_recorded(member);
+            }
             for place in done {
                 self.checks.acknowledged(&self.machines, member, place, self.now);
             }
+        }
+    }
+
+    /// Invariant 6: nobody acknowledges by names that are not in the record.
+    fn names_are_recorded(&mut self, member: usize) {
+        let machine = &self.machines[member];
+        let Some(record) = self.api.record() else { return };
+        let leads = record.primary.as_ref().map(Member::data) == machine.member_data();
+        if !leads || record.durability == Durability::Async || self.checks.waived {
+            return;
+        }
+        let recorded: Vec<Names> = record
+            .sync_sets
+            .iter()
+            .map(|s| Names::parse(&s.names()))
+            .collect();
+        let alone = !machine.defined && recorded.iter().all(|n| n.k > 0);
+        // A walsender with old names counts those whose own walsenders still count, and asks for its old k.
+        let counting: Vec<&Sender> = machine.senders.iter().filter(|s| s.counts()).collect();
+        let fits = |n: &Names, k: usize| n.k <= k && (n.k == 0 || counting.iter().all(|c| n.has(&c.name)));
+        let other = |s: &&&Sender| recorded.iter().all(|n| !fits(n, s.conf.k));
+        let strange = counting.iter().find(other).map(|s| s.name.clone());
+        let name = machine.name.clone();
+        if alone {
+            self.checks
+                .fail(format!("{name} acknowledges alone, and no empty set is recorded"));
+        }
+        if let Some(sender) = strange {
+            self.checks.fail(format!(
+                "{name} acknowledges by names of {sender} that are not recorded"
+            ));
         }
     }
 

@@ -25,6 +25,8 @@ pub struct Plan {
     pub availability: Availability,
     pub sync_standbys: u32,
     pub maximum_lag: u64,
+    /// Every checkpoint takes seconds.
+    pub slow_checkpoints: bool,
     /// Members marked by `STANDBY_MODE=off`.
     pub first: Vec<usize>,
 }
@@ -38,6 +40,7 @@ impl Default for Plan {
             availability: Availability::Available,
             sync_standbys: 1,
             maximum_lag: 1 << 20,
+            slow_checkpoints: false,
             first: vec![0],
         }
     }
@@ -51,7 +54,8 @@ pub enum Event {
     /// To a guard: who sent it, in which life, for which boot and data.
     ToGuard(usize, Box<crate::hands::Letter>),
     Permit(usize, u64, pgbaton::core::types::Term, Millis),
-    Sql(usize, u64, pgbaton::core::action::SqlJob),
+    /// With the names that the server had when the statement began.
+    Sql(usize, u64, pgbaton::core::action::SqlJob, String),
     /// A pod comes back: with a new UID or the same, its volume emptied or not.
     PodBack(usize, bool, bool),
     SidecarBack(usize),

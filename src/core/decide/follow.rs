@@ -348,7 +348,7 @@ impl Mind<'_> {
 }
 
 /// Names that a standby runs with, so that a promotion never comes from an empty list (invariant 6): everybody else.
-fn standby_names(record: &Record, mine: &MemberData) -> String {
+pub(super) fn standby_names(record: &Record, mine: &MemberData) -> String {
     let standbys = record
         .members
         .iter()

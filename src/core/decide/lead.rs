@@ -4,7 +4,7 @@ use super::{Chosen, Mind};
 use crate::core::action::{Action, GuardOrder, SqlJob, SwapKind};
 use crate::core::observe::{PeerReport, SeenLease, ServerView};
 use crate::core::phase::Phase;
-use crate::core::record::{LeaderWal, Member, Record, Step};
+use crate::core::record::{Durability, LeaderWal, Member, Record, Step};
 use crate::core::types::{MemberName, Millis, Term, Timeline};
 use crate::core::why::{StepDown, Why};
 use crate::guard::protocol::{Server, Status};
@@ -210,6 +210,8 @@ impl Mind<'_> {
         };
         if guard.pledge.as_ref().is_none_or(|p| p.term < record.term) {
             self.order(lease.term, GuardOrder::Pledge { hint: self.hint() });
+        } else if let Some(names) = names_before_promotion(record, guard) {
+            self.order(lease.term, GuardOrder::SetNames { names });
         } else if self.permitted(guard, lease.term) {
             self.order(lease.term, GuardOrder::Promote { timeline });
         } else {
@@ -387,4 +389,13 @@ impl Mind<'_> {
         };
         self.begin_step_down(lease, record, reason, None, None);
     }
+}
+
+/// The recorded names, when the server has others: the swap that landed may not be the last one that was tried, and the names
+/// were set for that one (invariants 6, 10).
+fn names_before_promotion(record: &Record, guard: &Status) -> Option<String> {
+    let set = record.current_set();
+    let names = set.names();
+    let stricter = set.k == 0 && record.durability == Durability::Sync;
+    (!stricter && guard.synchronous_standby_names != names).then_some(names)
 }

@@ -139,27 +139,21 @@ impl Mind<'_> {
 
     fn absorb_sql(&mut self, job: &SqlJob, error: Option<&str>) {
         let now = self.now();
+        // A handover does not wait for a checkpoint that cannot be had; a sync set does.
+        if let (SqlJob::Checkpoint, Some(down)) = (job, &mut self.state.stepping_down) {
+            down.checkpointed = true;
+        }
+        let Some(settling) = self.state.settling.as_mut().filter(|s| s.ordered) else {
+            return;
+        };
+        settling.ordered = false;
+        if error.is_some() {
+            return;
+        }
+        settling.since = now;
         match job {
-            SqlJob::Checkpoint => {
-                // A handover does not wait for a checkpoint that cannot be had; a sync set does.
-                if let Some(down) = &mut self.state.stepping_down {
-                    down.checkpointed = true;
-                }
-                if error.is_none()
-                    && let Some(settling) = &mut self.state.settling
-                {
-                    settling.checkpointed = true;
-                    settling.since = now;
-                }
-            }
-            SqlJob::EndWalsenders { pids } => {
-                if error.is_none()
-                    && let Some(settling) = &mut self.state.settling
-                {
-                    settling.ended = Some(pids.clone());
-                    settling.since = now;
-                }
-            }
+            SqlJob::Checkpoint => settling.checkpointed = true,
+            SqlJob::EndWalsenders { pids } => settling.ended = Some(pids.clone()),
         }
     }
 

@@ -31,7 +31,7 @@ impl Mind<'_> {
         if wanted != current {
             let to = wanted.names();
             let mut next = self.renewed(record);
-            next.add_sync_set(wanted);
+            next.change_sync_set(wanted);
             self.swap(lease, SwapKind::Renew, next);
             self.state.settling = None;
             return Some(changing(to, "the record"));
@@ -114,6 +114,7 @@ impl Mind<'_> {
             .unwrap_or_else(|| Settling {
                 set: current.clone(),
                 since: now,
+                ordered: false,
                 ended: None,
                 checkpointed: false,
                 in_force: false,
@@ -192,7 +193,7 @@ impl Mind<'_> {
             match &settling.ended {
                 None => {
                     let pids = shown.rows.iter().map(|r| r.pid).collect();
-                    self.sql(SqlJob::EndWalsenders { pids });
+                    self.settle_by(SqlJob::EndWalsenders { pids });
                     return Some("every walsender to start anew".to_owned());
                 }
                 Some(ended) if shown.rows.iter().any(|r| ended.contains(&r.pid)) => {
@@ -202,10 +203,18 @@ impl Mind<'_> {
             }
         }
         if current.k > 0 && formers().any(|s| s.k == 0) && !settling.checkpointed {
-            self.sql(SqlJob::Checkpoint);
+            self.settle_by(SqlJob::Checkpoint);
             return Some("a checkpoint".to_owned());
         }
         None
+    }
+
+    fn settle_by(&mut self, job: SqlJob) {
+        if self.sql(job)
+            && let Some(settling) = &mut self.state.settling
+        {
+            settling.ordered = true;
+        }
     }
 }
 

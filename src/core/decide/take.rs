@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::follow::standby_names;
 use super::{Chosen, Mind};
 use crate::core::action::{GuardOrder, SwapKind};
 use crate::core::history;
@@ -139,7 +140,13 @@ impl Mind<'_> {
         };
         let pledges = self.pledges(lease.term, guard);
         let set = self.first_set(record, own, &pledges);
-        let names = set.names();
+        // A standby never gets empty names: coming from there backends would not wait at once (invariant 6). With an empty set
+        // it is promoted with names that ask for more than the record says.
+        let empty = set.k == 0 && record.durability == Durability::Sync;
+        let names = match self.my_data(guard) {
+            Some(mine) if empty => standby_names(record, &mine),
+            _ => set.names(),
+        };
         match guard.server {
             Server::Standby => {}
             Server::Down { .. } => {
@@ -148,7 +155,7 @@ impl Mind<'_> {
             }
             _ => return (Phase::Taking, why),
         }
-        if guard.synchronous_standby_names != names {
+        if !empty && guard.synchronous_standby_names != names {
             self.order(lease.term, GuardOrder::SetNames { names });
             return (Phase::Taking, why);
         }
