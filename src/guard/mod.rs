@@ -22,6 +22,7 @@ pub mod prepare;
 pub mod processes;
 pub mod promote;
 pub mod protocol;
+pub mod resident;
 pub mod rewind;
 pub mod run;
 pub mod server;

@@ -8,6 +8,7 @@ use super::control::{Control, ControlState, PidFile};
 use super::live::{Guard, Live, Role, lock};
 use super::processes::{Table, read_one, title, working_directory};
 use super::protocol::{DownReason, Server};
+use super::resident::shed_code;
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -15,6 +16,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const LOOK_AT_PROCESSES: Duration = Duration::from_millis(250);
 /// How often housekeeping is done.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
+/// Rounds of housekeeping without a change of the server after which a change is over.
+const QUIET_ROUNDS: u32 = 3;
 
 impl Guard {
     /// The thread that notices the server's end and PostgreSQL processes that nobody ordered. Reads /proc only.
@@ -116,14 +119,28 @@ impl Guard {
     /// The thread that reads PGDATA.
     pub fn watch_files(self: &Arc<Self>) {
         let mut kept = Instant::now();
+        let mut quiet = (self.live().watch_mark(), 0);
         loop {
             std::thread::sleep(LOOK);
             self.look_at_files();
             if kept.elapsed() >= HOUSEKEEPING {
                 kept = Instant::now();
                 self.keep_house();
+                quiet = self.shed_when_quiet(quiet);
             }
         }
+    }
+
+    /// Once after each change of the server, when it is over: what was needed for it stays away from then on.
+    fn shed_when_quiet(&self, (before, rounds): (WatchMark, u32)) -> (WatchMark, u32) {
+        let mark = self.live().watch_mark();
+        if mark != before || mark.is_busy {
+            return (mark, 0);
+        }
+        if rounds == QUIET_ROUNDS {
+            shed_code();
+        }
+        (mark, rounds.saturating_add(1))
     }
 
     fn look_at_files(self: &Arc<Self>) {

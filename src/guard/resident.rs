@@ -1,0 +1,74 @@
+//! Keeps the guard's resident memory to what it uses (DESIGN.md section 11: under 5 MB). Each pod pays for it, and it is counted.
+//!
+//! The binary is one for the guard and the sidecar, so the guard's own code lies scattered in it: starting up, an initialisation or a
+//! promotion map most of the program in, and nothing ever takes clean pages of a file out again while memory is plentiful.
+
+use std::ffi::c_void;
+use std::fs;
+use std::ptr::NonNull;
+
+use nix::sys::mman::{MmapAdvise, madvise};
+
+/// Takes the pages of this program's code out of this process. Those that run come back at once, out of the page cache, without a
+/// disk; those of what is over do not.
+pub fn shed_code() {
+    let Ok(maps) = fs::read_to_string("/proc/self/maps") else {
+        return;
+    };
+    for (start, length) in maps.lines().filter_map(code_of_a_file) {
+        // SAFETY: a private mapping of a file that is executable and not writable is never changed by this program, so each page
+        // that is dropped is read again as it was. Data, relocated tables and stacks are not touched.
+        #[allow(unsafe_code)]
+        let result = unsafe { madvise(start, length, MmapAdvise::MADV_DONTNEED) };
+        if let Err(error) = result {
+            tracing::debug!(%error, "the kernel keeps pages of code resident");
+        }
+    }
+}
+
+/// A line of /proc/PID/maps (proc(5)): `start-end perms offset dev inode path`. Some: a private mapping of a file, executable and
+/// not writable.
+fn code_of_a_file(line: &str) -> Option<(NonNull<c_void>, usize)> {
+    let mut words = line.split_ascii_whitespace();
+    let (start, end) = words.next()?.split_once('-')?;
+    let permissions = words.next()?;
+    let inode = words.nth(2)?;
+    if permissions != "r-xp" || inode == "0" {
+        return None;
+    }
+    let start = usize::from_str_radix(start, 16).ok()?;
+    let end = usize::from_str_radix(end, 16).ok()?;
+    let address = NonNull::new(std::ptr::without_provenance_mut(start))?;
+    Some((address, end.checked_sub(start)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_code_of_files_is_shed() {
+        let code = "0061a000-01100000 r-xp 00419000 fe:00 1234   /usr/bin/pgbaton";
+        let (start, length) = code_of_a_file(code).unwrap();
+        assert_eq!((start.as_ptr().addr(), length), (0x61_a000, 0xae_6000));
+        for line in [
+            "00200000-0061a000 r--p 00000000 fe:00 1234   /usr/bin/pgbaton",
+            "01100000-0110b000 rw-p 00efe000 fe:00 1234   /usr/bin/pgbaton",
+            "01100000-0110b000 rwxp 00efe000 fe:00 1234   /usr/bin/pgbaton",
+            "01100000-0110b000 r-xs 00efe000 fe:00 1234   /usr/bin/pgbaton",
+            "7ffe6b5e7000-7ffe6b5e9000 r-xp 00000000 00:00 0   [vdso]",
+            "1a93f000-1a983000 rw-p 00000000 00:00 0   [heap]",
+            "",
+        ] {
+            assert_eq!(code_of_a_file(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn code_that_was_shed_runs_on() {
+        for _ in 0..10 {
+            shed_code();
+            assert_eq!("x".repeat(3), "xxx");
+        }
+    }
+}
