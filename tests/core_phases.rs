@@ -61,6 +61,11 @@ fn number(why: &Why) -> usize {
         Why::NotTakingOver { .. } => 26,
         Why::WaitingForExpiry { .. } => 27,
         Why::Paused => 28,
+        Why::HandingToAnother { .. } => 29,
+        Why::ServerFull => 30,
+        Why::LoginFailed { .. } => 31,
+        Why::RecoveryNotFlushed { .. } => 32,
+        Why::AnotherMarkedFirst { .. } => 33,
     }
 }
 
@@ -142,12 +147,34 @@ fn reasons_to_follow() -> Vec<Why> {
             remaining: Millis(4200),
         },
         Why::Paused,
+        Why::HandingToAnother {
+            to: member("postgres-3"),
+            missing: NoProof::ServerNotReady,
+        },
+    ]
+}
+
+/// An example of each reason that asks for a person's look at a leader or at settings.
+fn reasons_to_look() -> Vec<Why> {
+    vec![
+        Why::ServerFull,
+        Why::LoginFailed {
+            text: "password authentication failed for user \"postgres\"".to_owned(),
+        },
+        Why::RecoveryNotFlushed {
+            position: Lsn(0x0300_0060),
+            k: 1,
+        },
+        Why::AnotherMarkedFirst {
+            by: "postgres-1_5f2a".to_owned(),
+        },
     ]
 }
 
 fn reasons() -> Vec<Why> {
     let mut all = reasons_to_lead();
     all.extend(reasons_to_follow());
+    all.extend(reasons_to_look());
     all
 }
 
@@ -234,7 +261,7 @@ fn every_change_is_listed_once_and_explained() {
 fn every_reason_has_its_own_code_and_a_text() {
     let all = reasons();
     let numbers: Vec<usize> = all.iter().map(number).collect();
-    let in_order: Vec<usize> = (0..=number(&Why::Paused)).collect();
+    let in_order: Vec<usize> = (0..all.len()).collect();
     assert_eq!(numbers, in_order, "each reason has an example");
     let codes: BTreeSet<String> = all.iter().map(code).collect();
     assert_eq!(codes.len(), all.len());

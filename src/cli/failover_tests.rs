@@ -21,6 +21,7 @@ async fn what_is_known_of_the_loss_is_told() {
     record.leader_wal = Some(LeaderWal {
         lsn: Lsn(0x0300_0060),
         at_unix_ms: 1_767_323_045_000,
+        age_ms: 0,
     });
     let text = told(json!({
         "pgbaton.dev/cluster-state": record.render(),

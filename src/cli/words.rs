@@ -70,8 +70,9 @@ pub(super) fn could_fail_over(answer: &CouldFailOver) -> String {
 pub(super) fn step(step: &Step) -> String {
     match step {
         Step::Initialising { by } => format!("initialising (pod {by})"),
-        Step::Handover { from, to, why } => format!("handover from {from} to {to}: {why}"),
+        Step::Handover { from, to, why, .. } => format!("handover from {from} to {to}: {why}"),
         Step::Promoting { member } => format!("promoting {member}"),
+        Step::Restarting { member } => format!("restarting {member} in place"),
     }
 }
 

@@ -165,6 +165,8 @@ pub enum Action {
         primary: MemberName,
         /// All members.
         members: Vec<MemberName>,
+        /// Clients are led to the primary; else nowhere.
+        open: bool,
     },
     /// Keep the replication role and the slots of these members (idempotent, as above).
     KeepReplication {

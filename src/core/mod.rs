@@ -4,6 +4,7 @@ pub mod action;
 pub mod decide;
 pub mod history;
 pub mod in_force;
+pub mod lag;
 pub mod observe;
 pub mod orders;
 pub mod phase;

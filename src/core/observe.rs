@@ -141,8 +141,8 @@ pub struct ReplicationRow {
     pub flush: Option<Lsn>,
     /// `sync_priority`.
     pub sync_priority: i32,
-    /// Milliseconds since its last answer, where known.
-    pub reply_age_ms: Option<u64>,
+    /// Time of its last answer by the standby's own clock, which nobody compares with another: only that it changes counts.
+    pub replied_at_ms: Option<i64>,
 }
 
 /// The local server over the PostgreSQL protocol.
@@ -317,7 +317,8 @@ pub struct Observation {
     /// What ended since the last decision.
     pub outcomes: Vec<Outcome>,
     /// Effects outside (Service first) that are known to be in place, for this term.
-    pub service_points_to: Option<(Term, MemberName)>,
+    /// None for the member: nowhere.
+    pub service_points_to: Option<(Term, Option<MemberName>)>,
     /// Order ids that this process has answered already.
     pub answered_orders: BTreeSet<String>,
 }

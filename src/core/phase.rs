@@ -84,7 +84,7 @@ pub const TRANSITIONS: &[Transition] = &[
     t(
         Starting,
         Stranded,
-        "the data here belongs to another cluster, or no way back is left",
+        "the data here belongs to another cluster",
     ),
     t(Damaged, Starting, "the guard or the API server is out of sight"),
     t(Damaged, Uninitialised, "a record appeared: never initialised"),
@@ -230,7 +230,7 @@ pub const TRANSITIONS: &[Transition] = &[
     t(
         Following,
         Stranded,
-        "the data here belongs to another cluster, or no way back is left",
+        "the data here belongs to another cluster",
     ),
     t(
         Following,
@@ -252,7 +252,7 @@ pub const TRANSITIONS: &[Transition] = &[
     t(Rejoining, Starting, "the guard is out of sight"),
     t(Rejoining, Following, "the data follows"),
     t(Rejoining, Pledged, "somebody else is taking over"),
-    t(Rejoining, Stranded, "no way back is left"),
+    t(Rejoining, Stranded, "the record became another cluster's"),
     t(Rejoining, Damaged, "the record disappeared"),
     t(Rejoining, Taking, "took the Lease"),
     t(Rejoining, Leading, "took the Lease as the recorded primary"),

@@ -367,8 +367,8 @@ pub struct Replication {
     pub flush_lsn: Option<Lsn>,
     /// WAL replayed by the standby.
     pub replay_lsn: Option<Lsn>,
-    /// Milliseconds since the standby's last reply, by its clock and the server's.
-    pub reply_age_ms: Option<i64>,
+    /// Time of the standby's last reply by its own clock, milliseconds since 1970.
+    pub replied_at_ms: Option<i64>,
 }
 
 /// One row of `pg_replication_slots`.

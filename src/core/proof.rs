@@ -61,6 +61,13 @@ pub enum NoProof {
         /// What is allowed.
         maximum: u64,
     },
+    /// Asynchronous durability: how far the primary was is not known well enough.
+    LagUnknown {
+        /// How old its last word on that was when it was written, milliseconds; none: it never gave one.
+        age_ms: Option<u64>,
+    },
+    /// There is proof, and this member's server did not get ready to be promoted.
+    ServerNotReady,
 }
 
 /// Judges whether `candidate` may be promoted in `term`.
@@ -85,6 +92,10 @@ pub fn judge(
         return Err(NoProof::CandidateDiverged);
     }
     if record.durability == Durability::Async {
+        // Without quorums nothing else keeps a branch that was left behind from being taken for the cluster's.
+        if !history::is_on_primary_history(record, own) {
+            return Err(NoProof::CandidateDiverged);
+        }
         return Ok(Proof::NotNeeded);
     }
     if let Some(rest) = rest_of_primary(record, term, pledges)
@@ -101,8 +112,9 @@ pub fn judge(
     Ok(Proof::Quorums)
 }
 
-/// The recorded primary's end of WAL: by its guard, pledged to this very term; or by its own swap after giving up its permit.
-fn rest_of_primary(record: &Record, term: Term, pledges: &Pledges) -> Option<Position> {
+/// The recorded primary's end of WAL, as invariant 4 (a) knows it: by its guard, pledged to this very term; or by its own swap after giving up its permit.
+#[must_use]
+pub fn rest_of_primary(record: &Record, term: Term, pledges: &Pledges) -> Option<Position> {
     let primary = record.primary.as_ref()?.data();
     if let Some(pledged) = pledges.get(&primary) {
         return *pledged;

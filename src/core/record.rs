@@ -120,6 +120,15 @@ pub enum Step {
         to: MemberName,
         /// Why, for people.
         why: String,
+        /// The one who leaves stops on purpose, with its standbys connected: nothing needs to be missing on the successor.
+        #[serde(default)]
+        planned: bool,
+    },
+    /// The recorded primary's server starts in place after a crash; clients are kept away until k standbys have flushed what its
+    /// recovery made visible (DESIGN.md section 5).
+    Restarting {
+        /// Who.
+        member: MemberName,
     },
     /// A new primary is written down and not yet verified by a write.
     Promoting {
@@ -162,8 +171,11 @@ pub struct HistoryEntry {
 pub struct LeaderWal {
     /// Its insert position.
     pub lsn: Lsn,
-    /// Wall-clock time, milliseconds since 1970.
+    /// Wall-clock time, milliseconds since 1970. For people only.
     pub at_unix_ms: u64,
+    /// How old that look was when it was last written, in milliseconds of the leader's own monotonic clock.
+    #[serde(default)]
+    pub age_ms: u64,
 }
 
 /// The record.

@@ -33,6 +33,10 @@ pub struct State {
     pub settling: Option<Settling>,
     /// Since when the server fails its health test.
     pub unhealthy_since: Option<Millis>,
+    /// Since when the server here recovers or is being promoted, while this member leads.
+    pub not_ready_since: Option<Millis>,
+    /// How far the server here was as primary by the last look, and when that was asked for.
+    pub wal_seen: Option<(Lsn, Millis)>,
     /// Since when the guard says that the server is read-write.
     pub primary_since: Option<Millis>,
     /// Since when the primary followed is known to be promoting.
@@ -53,10 +57,22 @@ pub struct State {
     pub should_stream_since: Option<Millis>,
     /// What was tried to come back.
     pub rejoin: Rejoin,
+    /// Whom the clone copies that was ordered last.
+    pub copying: Option<MemberData>,
+    /// The term that `settling` and `away_since` are of: another term's looks say nothing about this one's sets.
+    pub sets_term: Option<Term>,
+    /// The last answer of each walsender's standby (by the standby's clock), and since when it is the last one (by this one's).
+    pub replies: BTreeMap<i32, (Option<i64>, Millis)>,
     /// Since when a standby of the set has been away.
     pub away_since: BTreeMap<MemberData, Millis>,
     /// When this member stepped down because its server died or failed.
     pub handovers: Vec<Millis>,
+    /// The term in which the server here was seen to take a write as primary.
+    pub verified: Option<Term>,
+    /// Since when a start in place waits until the Service leads nowhere.
+    pub closing_since: Option<Millis>,
+    /// Where recovery ended, of the server that is primary since this moment.
+    pub recovered: Option<(Millis, Lsn)>,
     /// When the server was started in place.
     pub restarts: Vec<Millis>,
     /// A guard order is not given again before this moment (the last one failed).
@@ -125,8 +141,10 @@ pub struct Rejoin {
     pub error: String,
     /// No next try before this.
     pub retry_at: Millis,
-    /// Clones that failed.
+    /// Clones that failed, or that made data which does not follow.
     pub clones: u32,
+    /// Starts as a standby since it last streamed.
+    pub starts: u32,
     /// The end of WAL could not be read.
     pub unreadable: bool,
     /// Orders to stop that failed in a row.
@@ -148,6 +166,8 @@ impl Default for State {
             stepping_down: None,
             settling: None,
             unhealthy_since: None,
+            not_ready_since: None,
+            wal_seen: None,
             primary_since: None,
             promoting_since: None,
             promotions_failed: 0,
@@ -158,8 +178,14 @@ impl Default for State {
             not_streaming_since: None,
             should_stream_since: None,
             rejoin: Rejoin::default(),
+            copying: None,
+            sets_term: None,
+            replies: BTreeMap::new(),
             away_since: BTreeMap::new(),
             handovers: Vec::new(),
+            verified: None,
+            closing_since: None,
+            recovered: None,
             restarts: Vec::new(),
             guard_not_before: Millis(0),
             answered: BTreeSet::new(),

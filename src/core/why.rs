@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::action::ClaimEvidence;
 use super::proof::{NoProof, Proof};
-use super::types::{MemberName, Millis, Position, SystemId, Term};
+use super::types::{Lsn, MemberName, Millis, Position, SystemId, Term};
 
 /// Why a leader steps down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,11 @@ pub enum StepDown {
         /// For how long.
         for_ms: u64,
     },
+    /// The server recovers, or is being promoted, for too long.
+    ServerNotReady {
+        /// For how long.
+        for_ms: u64,
+    },
     /// The guard does not answer.
     GuardLost,
 }
@@ -35,6 +40,9 @@ impl fmt::Display for StepDown {
             Self::ServerDied => f.write_str("the primary's server died"),
             Self::ServerUnhealthy { for_ms } => {
                 write!(f, "the primary's server failed its health test for {for_ms} ms")
+            }
+            Self::ServerNotReady { for_ms } => {
+                write!(f, "the primary's server was not ready for {for_ms} ms")
             }
             Self::GuardLost => f.write_str("the primary's guard does not answer"),
         }
@@ -97,6 +105,11 @@ pub enum Why {
     },
     /// Nobody has initialised the cluster, and this member is not marked to do it.
     WaitingForFirstPrimary,
+    /// Two members have STANDBY_MODE=off, and the other one was first.
+    AnotherMarkedFirst {
+        /// Holder of the Lease.
+        by: String,
+    },
     /// This member initialises the cluster.
     Initialising,
     /// Leads, all well.
@@ -114,6 +127,20 @@ pub enum Why {
     ServerUnhealthy {
         /// For how long.
         for_ms: u64,
+    },
+    /// Leads; its server serves, and all its connections are taken.
+    ServerFull,
+    /// Leads; its server serves, and lets pgbaton not log in.
+    LoginFailed {
+        /// What it said, and what to do.
+        text: String,
+    },
+    /// Leads, restarted in place; clients are kept away until standbys have what its crash recovery made visible.
+    RecoveryNotFlushed {
+        /// Where recovery ended.
+        position: Lsn,
+        /// How many standbys must have flushed it.
+        k: u32,
     },
     /// The server is down and starts in place: nobody else is fit.
     RestartInPlace {
@@ -146,6 +173,13 @@ pub enum Why {
     HandingToTheOneAhead {
         /// Who.
         to: MemberName,
+    },
+    /// Has proof and no server that is ready: hands over to one that has both.
+    HandingToAnother {
+        /// Who.
+        to: MemberName,
+        /// What is missing here.
+        missing: NoProof,
     },
     /// Steps down for a successor.
     HandingOver {
@@ -219,6 +253,10 @@ impl fmt::Display for Why {
             Self::WaitingForFirstPrimary => {
                 f.write_str("the cluster was never initialised: waiting for the member with STANDBY_MODE=off")
             }
+            Self::AnotherMarkedFirst { by } => write!(
+                f,
+                "STANDBY_MODE is off here, and {by} initialises the cluster already: exactly one member may have it off; set it to on here (nothing was done here, and this member will be cloned from the other one)"
+            ),
             Self::Initialising => f.write_str("initialising the cluster"),
             Self::Leading => f.write_str("leads"),
             Self::ChangingSyncSet { to, waiting_for } => {
@@ -226,6 +264,14 @@ impl fmt::Display for Why {
             }
             Self::ServerStarting => f.write_str("leads; its server is starting"),
             Self::ServerUnhealthy { for_ms } => write!(f, "leads; its server fails the health test for {for_ms} ms"),
+            Self::ServerFull => f.write_str(
+                "leads; all connections of its server are taken, so pgbaton cannot look at it: raise max_connections, or let applications use a role that is no superuser",
+            ),
+            Self::LoginFailed { text } => write!(f, "leads; its server lets pgbaton not log in: {text}"),
+            Self::RecoveryNotFlushed { position, k } => write!(
+                f,
+                "leads, restarted in place; the Service leads nowhere until {k} of its standbys have flushed {position}, where crash recovery ended"
+            ),
             Self::RestartInPlace { nobody_because } => {
                 write!(f, "the server is down and starts in place: no successor ({nobody_because})")
             }
@@ -244,6 +290,7 @@ impl fmt::Display for Why {
             Self::Promoting => f.write_str("promoting"),
             Self::NoProofInTime { missing } => write!(f, "gives the Lease back: {missing}"),
             Self::HandingToTheOneAhead { to } => write!(f, "gives the Lease to {to}, which holds more WAL"),
+            Self::HandingToAnother { to, missing } => write!(f, "gives the Lease to {to}: {missing}"),
             Self::HandingOver { to: Some(to), reason } => write!(f, "hands over to {to}: {reason}"),
             Self::HandingOver { to: None, reason } => write!(f, "steps down without a successor: {reason}"),
             Self::Pledged { term } => write!(f, "pledged to term {term}, waiting for its primary"),
@@ -289,6 +336,14 @@ impl fmt::Display for NoProof {
             Self::TooFarBehind { lag, maximum } => {
                 write!(f, "{lag} bytes behind the primary's last known position, maximum_lag is {maximum}")
             }
+            Self::LagUnknown { age_ms: Some(age) } => write!(
+                f,
+                "the primary's last word on how far its WAL was is from {age} ms before its last renewal: how much would be lost is not known"
+            ),
+            Self::LagUnknown { age_ms: None } => {
+                f.write_str("the primary never wrote how far its WAL was: how much would be lost is not known")
+            }
+            Self::ServerNotReady => f.write_str("the server here did not get ready to be promoted"),
         }
     }
 }

@@ -40,12 +40,14 @@ fn record() -> Record {
     record.leader_wal = Some(LeaderWal {
         lsn: Lsn(0x0300_0100),
         at_unix_ms: 1_767_323_045_000,
+        age_ms: 0,
     });
     record.step = Some(Step::Handover {
         from: "postgres-1".parse().unwrap(),
         to: "postgres-2".parse().unwrap(),
         why: "switchover ordered".into(),
-    });
+                planned: true,
+            });
     record.add_history(HistoryEntry {
         term: Term(7),
         member: "postgres-1".parse().unwrap(),

@@ -21,6 +21,8 @@ pub struct Desired {
     pub term: Term,
     /// Who takes writes.
     pub primary: MemberName,
+    /// Clients are led to it; else the Service leads nowhere.
+    pub open: bool,
     /// All members, the primary too.
     pub members: Vec<MemberName>,
     /// Standbys that nobody shall read from (behind, diverged, on another history): their pods are labelled `lagging`.
@@ -40,8 +42,8 @@ pub enum Change {
         service: String,
         /// Selector before, as `app=postgres-1`.
         from: String,
-        /// The member it leads to now.
-        to: MemberName,
+        /// Selector now.
+        to: String,
     },
     /// The Service's annotation or `publishNotReadyAddresses`, the selector being right.
     ServiceDetails {
@@ -80,7 +82,7 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Service { service, from, to } => {
-                write!(f, "Service {service}: selector {from} -> app={to}")
+                write!(f, "Service {service}: selector {from} -> {to}")
             }
             Self::ServiceDetails { service } => {
                 write!(

@@ -10,8 +10,10 @@ use super::effects::{Change, Desired, EffectError};
 use super::object::{TERM_ANNOTATION, Target, swapping, term_of};
 use crate::core::types::Term;
 
-/// The selector's only key.
+/// The selector's only key while clients are led to the primary.
 const SELECTOR_KEY: &str = "app";
+/// A key beside it that no pod carries: the Service leads nowhere then.
+const CLOSED_KEY: &str = "pgbaton.dev/closed";
 
 fn target<'a>(client: &Client, namespace: &str, name: &'a str) -> Target<'a, Service> {
     Target {
@@ -53,7 +55,10 @@ pub(super) async fn point(client: &Client, desired: &Desired) -> Result<Option<C
 fn needed(found: &Service, desired: &Desired) -> Option<(Value, Change)> {
     let spec = found.spec.clone().unwrap_or_default();
     let selector = spec.selector.unwrap_or_default();
-    let wanted = BTreeMap::from([(SELECTOR_KEY.to_owned(), desired.primary.to_string())]);
+    let mut wanted = BTreeMap::from([(SELECTOR_KEY.to_owned(), desired.primary.to_string())]);
+    if !desired.open {
+        wanted.insert(CLOSED_KEY.to_owned(), "true".to_owned());
+    }
     let published = spec.publish_not_ready_addresses == Some(true);
     if selector == wanted && published && term_of(found) == Some(desired.term) {
         return None;
@@ -61,7 +66,7 @@ fn needed(found: &Service, desired: &Desired) -> Option<(Value, Change)> {
     // Keys merge in a merge patch, so each foreign one is dropped by name.
     let mut patched: serde_json::Map<String, Value> =
         selector.keys().map(|key| (key.clone(), Value::Null)).collect();
-    patched.insert(SELECTOR_KEY.to_owned(), json!(desired.primary));
+    patched.extend(wanted.iter().map(|(key, value)| (key.clone(), json!(value))));
     let body = json!({
         "metadata": {
             "resourceVersion": found.metadata.resource_version,
@@ -73,18 +78,21 @@ fn needed(found: &Service, desired: &Desired) -> Option<(Value, Change)> {
     let change = if selector == wanted {
         Change::ServiceDetails { service }
     } else {
-        let from: Vec<String> = selector.iter().map(|(k, v)| format!("{k}={v}")).collect();
         Change::Service {
             service,
-            from: if from.is_empty() {
-                "none".to_owned()
-            } else {
-                from.join(",")
-            },
-            to: desired.primary.clone(),
+            from: in_words(&selector),
+            to: in_words(&wanted),
         }
     };
     Some((body, change))
+}
+
+fn in_words(selector: &BTreeMap<String, String>) -> String {
+    if selector.is_empty() {
+        return "none".to_owned();
+    }
+    let pairs: Vec<String> = selector.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    pairs.join(",")
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ fn desired(term: u64, primary: &str) -> Desired {
         namespace: "default".into(),
         term: Term(term),
         primary: primary.parse().unwrap(),
+        open: true,
         members: ["postgres-1", "postgres-2", "postgres-3"]
             .map(|m| m.parse().unwrap())
             .to_vec(),
@@ -74,6 +75,26 @@ async fn the_selector_becomes_exactly_the_primary() {
         Ok(None)
     );
     assert_eq!(api.writes().len(), 1);
+}
+
+#[tokio::test]
+async fn a_closed_service_selects_no_pod_until_it_is_opened() {
+    let api = whole_cluster();
+    let closed = Desired {
+        open: false,
+        ..desired(7, "postgres-1")
+    };
+    point_service(&api.client(), &closed).await.unwrap();
+    let selector = json!({ "app": "postgres-1", CLOSED_KEY: "true" });
+    assert_eq!(api.object(PATH)["spec"]["selector"], selector);
+    assert_eq!(point_service(&api.client(), &closed).await, Ok(None));
+    point_service(&api.client(), &desired(7, "postgres-1"))
+        .await
+        .unwrap();
+    assert_eq!(
+        api.object(PATH)["spec"]["selector"],
+        json!({ "app": "postgres-1" })
+    );
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ fn desired(term: u64, primary: &str) -> Desired {
         namespace: "default".into(),
         term: Term(term),
         primary: primary.parse().unwrap(),
+        open: true,
         members: vec!["postgres-1".parse().unwrap()],
         not_for_reading: Vec::new(),
         service: "postgres".into(),

@@ -198,7 +198,7 @@ SELECT json_build_object(
      'application_name', coalesce(a.application_name, ''), 'client_addr', a.client_addr, 'state', w.state,
      'sync_state', w.sync_state, 'sync_priority', w.sync_priority, 'sent_lsn', w.sent_lsn, 'write_lsn', w.write_lsn,
      'flush_lsn', w.flush_lsn, 'replay_lsn', w.replay_lsn,
-     'reply_age_ms', (extract(epoch FROM clock_timestamp() - w.reply_time) * 1000)::bigint)), '[]')
+     'replied_at_ms', (extract(epoch FROM w.reply_time) * 1000)::bigint)), '[]')
      FROM pg_stat_get_wal_senders() w JOIN pg_stat_get_activity(NULL) a USING (pid)),
    'slots', (SELECT coalesce(json_agg(json_build_object('name', slot_name, 'physical', slot_type = 'physical',
      'temporary', temporary, 'active', active, 'restart_lsn', restart_lsn, 'wal_status', wal_status,

@@ -43,8 +43,8 @@ pub enum Input {
     Asked(MemberName, Address, Option<Term>),
     /// An action ended.
     Ended(Lane, Box<Outcome>),
-    /// The Service leads to this member, on behalf of this term.
-    ServicePoints(Term, MemberName),
+    /// The Service leads to this member (none: nowhere), on behalf of this term.
+    ServicePoints(Term, Option<MemberName>),
     /// This order of a person has been answered.
     Answered(String),
     /// A warning of the effects or chores, by its source; empty: all well.
@@ -84,7 +84,7 @@ pub struct Sight {
     told_term: Option<Term>,
     lanes: Lanes,
     outcomes: Vec<Outcome>,
-    service_points_to: Option<(Term, MemberName)>,
+    service_points_to: Option<(Term, Option<MemberName>)>,
     answered: BTreeSet<String>,
     /// The process was told to end.
     pub terminating: bool,

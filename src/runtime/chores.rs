@@ -43,6 +43,8 @@ pub struct EffectsWish {
     pub primary: MemberName,
     /// All members.
     pub members: Vec<MemberName>,
+    /// Clients are led to the primary; else nowhere.
+    pub open: bool,
 }
 
 /// What the primary shall have.
@@ -72,6 +74,7 @@ pub async fn effects(
             namespace: settings.namespace.clone(),
             term: wanted.term,
             primary: wanted.primary.clone(),
+            open: wanted.open,
             members: wanted.members.clone(),
             not_for_reading: Vec::new(),
             service: settings.service.clone(),
@@ -84,7 +87,8 @@ pub async fn effects(
                 if let Some(change) = change {
                     tracing::info!(%change, "changed");
                 }
-                send(&inputs, Input::ServicePoints(wanted.term, wanted.primary.clone())).await;
+                let leads = wanted.open.then(|| wanted.primary.clone());
+                send(&inputs, Input::ServicePoints(wanted.term, leads)).await;
             }
             Err(error) => {
                 again_soon |= error.is_transient();

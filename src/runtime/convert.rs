@@ -101,7 +101,7 @@ fn row(row: &Replication, flushed_here: Lsn) -> ReplicationRow {
         streaming: row.state.as_deref() == Some("streaming"),
         flush: row.flush_lsn.filter(|f| *f <= flushed_here),
         sync_priority: row.sync_priority,
-        reply_age_ms: row.reply_age_ms.and_then(|age| u64::try_from(age).ok()),
+        replied_at_ms: row.replied_at_ms,
     }
 }
 

@@ -71,11 +71,13 @@ impl Hands {
                 term,
                 primary,
                 members,
+                open,
             } => {
                 let wish = EffectsWish {
                     term: *term,
                     primary: primary.clone(),
                     members: members.clone(),
+                    open: *open,
                 };
                 self.effects.send_if_modified(|old| set(old, Some(wish)));
             }

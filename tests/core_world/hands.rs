@@ -213,11 +213,13 @@ impl World {
                 }
                 self.at(self.now + takes, Event::Sql(member, life, job, names));
             }
-            Action::Effects { term, primary, .. } => {
+            Action::Effects {
+                term, primary, open, ..
+            } => {
                 if self.reaches_api(member) {
                     self.at(
                         self.now + 60,
-                        Event::ToSidecar(member, life, Input::Service(term, primary)),
+                        Event::ToSidecar(member, life, Input::Service(term, open.then_some(primary))),
                     );
                 }
             }

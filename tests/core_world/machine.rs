@@ -300,8 +300,16 @@ impl Machine {
         if term < self.highest_term || term < pledged {
             return Err(format!("term {term} is old"));
         }
-        if self.running.is_some() && !matches!(order, GuardOrder::NoteTerm) {
+        let interrupts = matches!(order, GuardOrder::NoteTerm | GuardOrder::Stop { .. });
+        if self.running.is_some() && !interrupts {
             return Err("busy".to_owned());
+        }
+        if matches!(order, GuardOrder::Stop { .. })
+            && let Some(running) = self.end_operation(Some("cancelled".to_owned()))
+            && !matches!(running.order, GuardOrder::Clone { .. })
+        {
+            self.incomplete = true;
+            self.data = None;
         }
         self.highest_term = term;
         self.knows_term = true;

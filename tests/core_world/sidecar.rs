@@ -19,7 +19,7 @@ pub enum Input {
     Outcome(Lane, Outcome),
     Probe(Evidence<ServerView>),
     Peer(Box<Evidence<PeerReport>>),
-    Service(Term, MemberName),
+    Service(Term, Option<MemberName>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub struct Sidecar {
     pub told_term: Option<Term>,
     pub lanes: Lanes,
     pub outcomes: Vec<Outcome>,
-    pub service: Option<(Term, MemberName)>,
+    pub service: Option<(Term, Option<MemberName>)>,
     pub answered: BTreeSet<String>,
     pub next_probe: u64,
     pub next_ask: u64,

@@ -202,7 +202,8 @@ impl World {
             streaming: s.flush.is_some(),
             flush: s.flush.map(wal::end),
             sync_priority: i32::from(s.counts()),
-            reply_age_ms: Some(self.now - s.heard),
+            // By the standby's own clock, which is years behind.
+            replied_at_ms: i64::try_from(s.heard).ok(),
         };
         self.machines[member].senders.iter().map(row).collect()
     }

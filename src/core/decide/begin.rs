@@ -30,7 +30,8 @@ impl Mind<'_> {
                 .then_some(ClaimEvidence::Expired),
         };
         let Some(evidence) = evidence else {
-            return (Phase::Uninitialised, Why::WaitingForFirstPrimary);
+            let by = lease.holder.clone().unwrap_or_default();
+            return (Phase::Uninitialised, Why::AnotherMarkedFirst { by });
         };
         let mut record = record.clone();
         record.step = Some(Step::Initialising {

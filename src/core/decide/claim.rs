@@ -4,9 +4,10 @@ use super::{Chosen, Mind, PEER_FRESH};
 use crate::core::action::{ClaimEvidence, GuardOrder, SwapKind};
 use crate::core::observe::{PeerReport, PersonWish, SeenLease, ServerView};
 use crate::core::phase::Phase;
-use crate::core::proof::NoProof;
-use crate::core::record::{Record, Step};
-use crate::core::types::{Lsn, MemberData, MemberName, Millis, Term};
+use crate::core::lag;
+use crate::core::proof::{NoProof, Pledges};
+use crate::core::record::{Durability, Record, Step};
+use crate::core::types::{Lsn, MemberData, MemberName, Millis, Position, Term};
 use crate::core::why::{StepDown, Why};
 use crate::guard::protocol::{DataState, Status};
 
@@ -110,7 +111,10 @@ impl Mind<'_> {
         let stay = |because: String| Some((Phase::Following, Why::NotTakingOver { because }));
         self.wake_in(Millis(50));
         let waived = self.waived(lease);
-        if record.paused && !waived {
+        let named = matches!(&record.step, Some(Step::Handover { to, .. }) if *to == self.settings.me);
+        // A switchover that a person ordered is no takeover; nobody else is named while paused.
+        let ordered = named && evidence == ClaimEvidence::Released;
+        if record.paused && !waived && !ordered {
             return Some((Phase::Following, Why::Paused));
         }
         if !record.members.iter().any(|m| m.data() == mine) {
@@ -122,7 +126,6 @@ impl Mind<'_> {
         if self.now() < self.state.claim_not_before && !waived {
             return stay("the last try found no proof".to_owned());
         }
-        let named = matches!(&record.step, Some(Step::Handover { to, .. }) if *to == self.settings.me);
         let just_started = self
             .state
             .started_at
@@ -139,10 +142,31 @@ impl Mind<'_> {
             {
                 return stay(no.to_string());
             }
+            if let Some(no) = self.too_far_behind(lease, record) {
+                return stay(no.to_string());
+            }
         }
         let term = Term(lease.term.0.saturating_add(1));
         self.swap_as(lease, SwapKind::Claim(evidence), term, record.clone());
         Some((Phase::Following, Why::Claiming { evidence }))
+    }
+
+    /// Asynchronous durability: foresees what `lag::judge` will say once this member has pledged.
+    fn too_far_behind(&self, lease: &SeenLease, record: &Record) -> Option<NoProof> {
+        if record.durability == Durability::Sync {
+            return None;
+        }
+        let held = match self.seen.server.as_ref().map(|s| &s.value) {
+            Some(ServerView::Standby { receive, replay, .. }) => (*receive).max(*replay)?,
+            // Not known before its WAL is read, which a pledge does.
+            _ => return None,
+        };
+        let own = Position {
+            timeline: record.timeline?,
+            last_record: held,
+        };
+        let term = Term(lease.term.0.saturating_add(1));
+        lag::judge(record, term, own, &Pledges::new(), self.lag_limits()).err()
     }
 
     /// On what evidence the Lease is open to a standby; none: it is not.

@@ -85,9 +85,13 @@ impl Mind<'_> {
             self.order(term, GuardOrder::Pledge { hint: self.hint() });
             return (Phase::Damaged, Why::LeaseDamaged { how });
         }
-        let term = self.above_every_term(lease, guard);
+        let highest = self.highest_term(lease, guard);
+        let term = Term(highest.0.saturating_add(1));
+        // Its own record is the cluster's only while nobody can have led after it: a later term may have acknowledged what it lacks.
         if self.runs_permitted(guard)
             && let Some(led) = self.state.led.clone()
+            && guard.permit.is_some_and(|p| p.term == led.term)
+            && highest <= led.term
             && let Some(mine) = self.my_data(guard)
             && led.primary.as_ref().is_some_and(|p| p.data() == mine)
         {
@@ -127,8 +131,8 @@ impl Mind<'_> {
         (told > lease.term && told > guard.highest_term).then_some(told)
     }
 
-    /// One above every term seen: the Lease's, the disks', the peers', what others said.
-    fn above_every_term(&self, lease: &SeenLease, guard: &Status) -> Term {
+    /// The highest term seen: the Lease's, the disks', the peers', what others said.
+    fn highest_term(&self, lease: &SeenLease, guard: &Status) -> Term {
         let peers = self
             .seen
             .peers
@@ -144,7 +148,7 @@ impl Mind<'_> {
                 self.seen.told_term.unwrap_or_default(),
             ])
             .max();
-        Term(highest.unwrap_or_default().0.saturating_add(1))
+        highest.unwrap_or_default()
     }
 
     /// A new record around this member's data, on a person's order.

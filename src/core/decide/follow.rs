@@ -10,10 +10,12 @@ use crate::core::record::{Member, Record, Step};
 use crate::core::state::Rejoin;
 use crate::core::types::{MemberData, Millis};
 use crate::core::why::{RejoinWay, Why};
-use crate::guard::protocol::{DataState, RestPosition, Server, Status};
+use crate::guard::protocol::{DataState, DownReason, RestPosition, Server, Status};
 
 /// How long a member that is down waits for a new primary to lead clients to itself.
 const START_ANYWAY: Millis = Millis(5_000);
+/// Starts as a standby that may die before the data is made anew.
+const STARTS_TRIED: u32 = 3;
 /// A receiver that has not streamed for this long from a healthy primary does not come back by itself.
 const STREAM_WITHIN: Millis = Millis(5_000);
 
@@ -83,6 +85,13 @@ impl Mind<'_> {
 
     fn follow_primary(&mut self, record: &Record, guard: &Status, primary: &Member) -> Chosen {
         self.note_rejoin(record, guard, primary);
+        if guard.operation.as_ref().is_some_and(|o| o.kind == "clone")
+            && self.state.copying.as_ref().is_some_and(|whom| *whom != primary.data())
+        {
+            // A copy of who is not the primary any more would be made in vain; the data here stays as it is.
+            let (fast, hint) = (Millis(0), None);
+            self.order(record.term, GuardOrder::Stop { fast, hint });
+        }
         if guard.operation.is_some() {
             let way = if guard.operation.as_ref().is_some_and(|o| o.kind == "rewind") {
                 RejoinWay::Rewind
@@ -107,7 +116,12 @@ impl Mind<'_> {
         match &guard.server {
             Server::Standby => self.stay_standby(record, guard, primary),
             Server::Down { .. } => self.come_back(record, guard, primary),
-            Server::Starting | Server::Stopping | Server::Primary => (
+            Server::Primary => {
+                // Deposed while its guard was out of sight, and its permit still lives: a pledge ends it now.
+                self.order(record.term, GuardOrder::Pledge { hint: self.hint() });
+                (Phase::Following, Why::Following { primary: primary.member.clone() })
+            }
+            Server::Starting | Server::Stopping => (
                 Phase::Following,
                 Why::Following {
                     primary: primary.member.clone(),
@@ -162,6 +176,9 @@ impl Mind<'_> {
             .state
             .not_streaming_since
             .map_or(0, |since| self.now().since(since).0);
+        if for_ms == 0 {
+            self.state.rejoin.starts = 0;
+        }
         if for_ms == 0 || !self.is_up(primary) {
             self.state.should_stream_since = None;
         }
@@ -204,8 +221,11 @@ impl Mind<'_> {
         )
     }
 
-    fn order_follow(&mut self, record: &Record, guard: &Status, primary: &Member) {
-        let Some(mine) = self.my_data(guard) else { return };
+    /// True when the order was given.
+    fn order_follow(&mut self, record: &Record, guard: &Status, primary: &Member) -> bool {
+        let Some(mine) = self.my_data(guard) else {
+            return false;
+        };
         let order = GuardOrder::Follow {
             upstream: primary.member.clone(),
             address: primary.address.clone(),
@@ -213,7 +233,8 @@ impl Mind<'_> {
             slot: mine.member.slot(),
             names: standby_names(record, &mine),
         };
-        if self.order(record.term, order) {
+        let ordered = self.order(record.term, order);
+        if ordered {
             self.state.followed = Some((
                 primary.data(),
                 primary.address.clone(),
@@ -222,6 +243,7 @@ impl Mind<'_> {
             ));
             self.state.not_streaming_since = None;
         }
+        ordered
     }
 
     /// The server is down: which way back?
@@ -303,8 +325,7 @@ impl Mind<'_> {
             position,
         };
         if way == RejoinWay::Follow {
-            self.order_follow(record, guard, primary);
-            return (self.rejoining(), why);
+            return self.start_following(record, guard, primary, why);
         }
         let (Some(system_identifier), Some(timeline)) = (record.system_identifier, record.timeline) else {
             return (Phase::Rejoining, why);
@@ -335,8 +356,39 @@ impl Mind<'_> {
                 timeline,
             },
         };
-        self.order(record.term, order);
+        if self.order(record.term, order) && way == RejoinWay::Clone {
+            self.state.copying = Some(primary.data());
+        }
         (Phase::Rejoining, why)
+    }
+
+    /// Starts as a standby. One that dies each time is started later and later, then made anew once; what a copy does not mend
+    /// (settings, another major version) is a person's, and tried again now and then.
+    fn start_following(&mut self, record: &Record, guard: &Status, primary: &Member, why: Why) -> Chosen {
+        let now = self.now();
+        let rejoin = &mut self.state.rejoin;
+        let died = match &guard.server {
+            Server::Down {
+                reason: DownReason::Crashed,
+                detail,
+            } if rejoin.starts > 0 => Some(detail.clone()),
+            _ => None,
+        };
+        let Some(error) = died else {
+            if self.order_follow(record, guard, primary) {
+                self.state.rejoin.starts = self.state.rejoin.starts.saturating_add(1);
+                self.state.rejoin.retry_at = now.plus(retry_after(self.state.rejoin.starts));
+            }
+            return (self.rejoining(), why);
+        };
+        if rejoin.starts >= STARTS_TRIED && rejoin.clones == 0 {
+            self.way_failed(RejoinWay::Follow, &error);
+        } else if now >= rejoin.retry_at && self.order_follow(record, guard, primary) {
+            let rejoin = &mut self.state.rejoin;
+            rejoin.starts = rejoin.starts.saturating_add(1);
+            rejoin.retry_at = now.plus(retry_after(rejoin.starts));
+        }
+        (Phase::Rejoining, Why::RejoinFailed { error })
     }
 
     /// The primary's own sidecar says that it runs read-write.

@@ -2,20 +2,19 @@
 
 use super::{Chosen, Mind};
 use crate::core::action::{Action, GuardOrder, SqlJob, SwapKind};
-use crate::core::observe::{PeerReport, SeenLease, ServerView};
+use crate::core::observe::{GuardView, PeerReport, SeenLease, ServerView};
 use crate::core::phase::Phase;
 use crate::core::record::{Durability, LeaderWal, Member, Record, Step};
-use crate::core::types::{MemberName, Millis, Term, Timeline};
+use crate::core::types::{MemberName, Millis, Term};
 use crate::core::why::{StepDown, Why};
 use crate::guard::protocol::{Server, Status};
 
-/// Starts in place within `RESTART_WINDOW` after which the next one waits longer.
-const RESTARTS_AT_ONCE: usize = 3;
-const RESTART_WINDOW: Millis = Millis(60_000);
+/// How long a server may recover or be promoted while another member could lead.
+const READY_WITHIN: Millis = Millis(10_000);
+/// A server that serves and lets nobody look is taken for verified after this time.
+const UNSEEN_WITHIN: Millis = Millis(2_000);
 /// Promotions that may fail before another member is asked.
 const PROMOTIONS_TRIED: u32 = 3;
-/// After its start a sidecar waits this long for the peers before it restarts a dead server in place.
-const LOOK_AROUND: Millis = Millis(400);
 
 impl Mind<'_> {
     pub(super) fn lead(&mut self, lease: &SeenLease, record: &Record, guard: &Status) -> Chosen {
@@ -64,31 +63,13 @@ impl Mind<'_> {
     }
 
     fn running(&mut self, lease: &SeenLease, record: &Record, guard: &Status) -> Chosen {
-        let standbys: Vec<MemberName> = record
-            .members
-            .iter()
-            .map(|m| m.member.clone())
-            .filter(|m| *m != self.settings.me)
-            .collect();
         let view = self.server_fresh();
         if !matches!(view, Some(ServerView::Primary { .. })) {
-            self.probe_every = Millis(20);
-            let for_ms = self
-                .state
-                .unhealthy_since
-                .map_or(0, |since| self.now().since(since).0);
-            return (
-                Phase::Leading,
-                if for_ms == 0 {
-                    Why::ServerStarting
-                } else {
-                    Why::ServerUnhealthy { for_ms }
-                },
-            );
+            return (Phase::Leading, self.not_answering(lease, record, view));
         }
         self.mark("promote");
         self.actions.push(Action::KeepReplication {
-            standbys: standbys.clone(),
+            standbys: self.others(record),
         });
         let promoted = matches!(&view, Some(ServerView::Primary { timeline, wrote, .. }) if *wrote && Some(*timeline) == record.timeline);
         if !promoted {
@@ -96,21 +77,15 @@ impl Mind<'_> {
             return (Phase::Leading, Why::Promoting);
         }
         // Verified by a write on the recorded timeline: clients may come (DESIGN.md section 5).
-        let mut members = standbys;
-        members.push(self.settings.me.clone());
-        members.sort();
-        self.actions.push(Action::Effects {
-            term: lease.term,
-            primary: self.settings.me.clone(),
-            members,
-        });
-        let pointed = self
-            .seen
-            .service_points_to
-            .as_ref()
-            .is_some_and(|(t, m)| *t == lease.term && *m == self.settings.me);
+        self.state.verified = Some(lease.term);
+        let kept_away = self.kept_away(record);
+        self.effects(lease, record, kept_away.is_none());
         self.mark("verify");
-        if record.step.is_some() && pointed {
+        if record.step.is_none() {
+            self.state.marks.clear();
+        }
+        let me = self.settings.me.clone();
+        if record.step.is_some() && kept_away.is_none() && self.service_leads(lease, Some(&me)) {
             self.mark("service");
             let mut record = self.renewed(record);
             self.note_phases(&mut record);
@@ -120,8 +95,63 @@ impl Mind<'_> {
             self.swap(lease, SwapKind::Renew, record);
         }
         self.note_members(lease, record);
-        self.keep_sets(lease, record, guard)
-            .unwrap_or((Phase::Leading, Why::Leading))
+        let changing = self.keep_sets(lease, record, guard);
+        match kept_away {
+            Some(why) => {
+                self.probe_every = Millis(20);
+                self.wake_in(Millis(20));
+                (Phase::Leading, why)
+            }
+            None => changing.unwrap_or((Phase::Leading, Why::Leading)),
+        }
+    }
+
+    /// The guard says that the server runs read-write, and a look says something else.
+    fn not_answering(&mut self, lease: &SeenLease, record: &Record, view: Option<&ServerView>) -> Why {
+        self.probe_every = Millis(20);
+        let alive = match view {
+            Some(ServerView::Full) => Why::ServerFull,
+            Some(ServerView::LoginFailed { text }) => Why::LoginFailed { text: text.clone() },
+            _ => {
+                let since = self.state.unhealthy_since;
+                return match since.map_or(0, |since| self.now().since(since).0) {
+                    0 => Why::ServerStarting,
+                    for_ms => Why::ServerUnhealthy { for_ms },
+                };
+            }
+        };
+        // It serves others: clients are led here all the same, once it was seen to write or nobody can look for a while.
+        self.probe_every = Millis(200);
+        let for_ms = self.state.primary_since.map_or(0, |since| self.now().since(since).0);
+        let verified = self.state.verified == Some(lease.term) || for_ms >= UNSEEN_WITHIN.0;
+        if verified && !matches!(record.step, Some(Step::Restarting { .. })) {
+            self.effects(lease, record, true);
+        }
+        alive
+    }
+
+    fn others(&self, record: &Record) -> Vec<MemberName> {
+        let names = record.members.iter().map(|m| m.member.clone());
+        names.filter(|name| *name != self.settings.me).collect()
+    }
+
+    /// What Kubernetes shall show; `open`: clients are led here, else nowhere.
+    pub(super) fn effects(&mut self, lease: &SeenLease, record: &Record, open: bool) {
+        let mut members = self.others(record);
+        members.push(self.settings.me.clone());
+        members.sort();
+        self.actions.push(Action::Effects {
+            term: lease.term,
+            primary: self.settings.me.clone(),
+            members,
+            open,
+        });
+    }
+
+    /// Whether the Service is known to lead there on behalf of this term; none: nowhere.
+    pub(super) fn service_leads(&self, lease: &SeenLease, to: Option<&MemberName>) -> bool {
+        let points = self.seen.service_points_to.as_ref();
+        points.is_some_and(|(term, member)| *term == lease.term && member.as_ref() == to)
     }
 
     /// Puts new members, new data and new addresses into the record.
@@ -183,7 +213,8 @@ impl Mind<'_> {
 
     /// Writes the takeover's phases, each in milliseconds since the one before, into the term's history.
     fn note_phases(&mut self, record: &mut Record) {
-        let marks = std::mem::take(&mut self.state.marks);
+        // Kept until the record shows them: this swap may be lost.
+        let marks = self.state.marks.clone();
         let Some(entry) = record
             .history
             .last_mut()
@@ -202,6 +233,9 @@ impl Mind<'_> {
             // Not here: whoever has proof does it in a later term, with a later timeline.
             self.state.promotions_failed = 0;
             self.begin_step_down(lease, record, StepDown::ServerDied, None, None);
+            if self.state.stepping_down.is_some() {
+                return self.step_down(lease, record, guard);
+            }
         }
         self.probe_every = Millis(20);
         self.wake_in(Millis(20));
@@ -220,96 +254,17 @@ impl Mind<'_> {
         (Phase::Leading, Why::Promoting)
     }
 
-    /// The server is down and nobody is fit to succeed it.
-    fn start_in_place(&mut self, lease: &SeenLease, record: &Record, guard: &Status) -> Chosen {
-        self.probe_every = Millis(50);
-        let nobody_because = match self.successor(record, None) {
-            Ok(_) => "the last handovers did not help".to_owned(),
-            Err(why) => why,
-        };
-        let why = Why::RestartInPlace { nobody_because };
-        if self
-            .state
-            .started_at
-            .is_some_and(|s| self.now().since(s) < LOOK_AROUND)
-        {
-            self.wake_in(Millis(50));
-            return (Phase::Leading, why);
-        }
-        let Some(rest) = &guard.rest else {
-            // Whether its own promotion was done before it died is read from the WAL, never assumed.
-            self.order(
-                lease.term,
-                GuardOrder::Stop {
-                    fast: Millis(0),
-                    hint: None,
-                },
-            );
-            return (Phase::Leading, why);
-        };
-        if Some(rest.position.timeline) != record.timeline {
-            return self.start_unpromoted(lease, record, rest.position.timeline);
-        }
-        if !self.restart_due() {
-            self.wake_in(Millis(200));
-            return (Phase::Leading, why);
-        }
-        if !self.permitted(guard, lease.term) {
-            self.renew_for_permit(lease, record);
-            return (Phase::Leading, why);
-        }
-        if self.order(
-            lease.term,
-            GuardOrder::StartPrimary {
-                names: record.current_set().names(),
-            },
-        ) {
-            let now = self.now();
-            self.state.restarts.push(now);
-        }
-        (Phase::Leading, why)
-    }
-
-    /// Died after it was written down and before the promotion: starts as a standby, then is promoted.
-    fn start_unpromoted(&mut self, lease: &SeenLease, record: &Record, held: Timeline) -> Chosen {
-        let is_parent = record
-            .promotions
-            .last()
-            .is_some_and(|p| Some(p.timeline) == record.timeline && p.parent == held);
-        if !is_parent {
-            let error =
-                format!("its WAL is on timeline {held}, the record says otherwise; a person must look");
-            return (Phase::Leading, Why::RejoinFailed { error });
-        }
-        self.order(
-            lease.term,
-            GuardOrder::StandAlone {
-                names: record.current_set().names(),
-            },
-        );
-        (Phase::Leading, Why::Promoting)
-    }
-
-    fn restart_due(&mut self) -> bool {
-        let now = self.now();
-        self.state.restarts.retain(|at| now.since(*at) < RESTART_WINDOW);
-        let many = self.state.restarts.len();
-        let Some(last) = self.state.restarts.last().filter(|_| many >= RESTARTS_AT_ONCE) else {
-            return true;
-        };
-        let doublings = u32::try_from(many - RESTARTS_AT_ONCE).unwrap_or(u32::MAX).min(4);
-        now.since(*last) >= Millis(1_000 << doublings)
-    }
-
     /// The record as a renewal writes it: what marked the server as given up is gone (invariant 8).
     pub(super) fn renewed(&self, record: &Record) -> Record {
         let mut record = record.clone();
         record.released = None;
         record.rest = None;
-        if let Some(ServerView::Primary { insert, .. }) = self.server_fresh() {
+        if let Some((lsn, seen_at)) = self.state.wal_seen {
+            let age_ms = self.now().since(seen_at).0;
             record.leader_wal = Some(LeaderWal {
-                lsn: *insert,
-                at_unix_ms: self.seen.unix_ms,
+                lsn,
+                at_unix_ms: self.seen.unix_ms.saturating_sub(age_ms),
+                age_ms,
             });
         }
         record
@@ -320,7 +275,7 @@ impl Mind<'_> {
             .state
             .swapped_at
             .is_none_or(|at| self.now().since(at) >= self.settings.renew_interval);
-        if due && self.holds_on(lease) {
+        if due {
             self.swap(lease, SwapKind::Renew, record);
         }
         let next = self.state.swapped_at.map_or(Millis(0), |at| {
@@ -330,17 +285,12 @@ impl Mind<'_> {
     }
 
     /// A permit is needed now: renew at once unless one was just sent.
-    fn renew_for_permit(&mut self, lease: &SeenLease, record: &Record) {
+    pub(super) fn renew_for_permit(&mut self, lease: &SeenLease, record: &Record) {
         if self.state.basis.is_some() {
             self.wake_in(Millis(20));
             return;
         }
         self.swap(lease, SwapKind::Renew, self.renewed(record));
-    }
-
-    fn holds_on(&self, lease: &SeenLease) -> bool {
-        debug_assert!(self.i_hold(lease), "renewing a Lease that is not held");
-        true
     }
 
     /// Writes itself down as primary of `term`: its own data, no promotion, every set stays.
@@ -353,10 +303,17 @@ impl Mind<'_> {
     ) {
         let mut record = self.renewed(record);
         record.term = term;
+        // What is to be started in place is written down in the same swap (`closed`).
+        let runs = matches!(&self.seen.guard, GuardView::Heard(g) if g.value.server == Server::Primary);
+        let waits = record.durability == Durability::Sync && record.current_set().k > 0;
         record.step = match record.step {
             Some(Step::Promoting { member }) if member == self.settings.me => {
                 Some(Step::Promoting { member })
             }
+            Some(Step::Restarting { .. }) => record.step,
+            _ if !runs && waits => Some(Step::Restarting {
+                member: self.settings.me.clone(),
+            }),
             _ => None,
         };
         if let Some(primary) = &mut record.primary {
@@ -374,8 +331,16 @@ impl Mind<'_> {
     fn maybe_step_down(&mut self, lease: &SeenLease, record: &Record, guard: &Status) {
         let unhealthy = self.state.unhealthy_since.map(|since| self.now().since(since));
         let died = matches!(guard.server, Server::Down { .. });
+        self.note_ready(guard);
+        let unready = self.state.not_ready_since.map(|since| self.now().since(since));
+        let stuck = unready.filter(|u| *u >= READY_WITHIN);
         let reason = if guard.stopping {
             StepDown::PodEnds
+        } else if let Some(stuck) = stuck
+            && self.successor(record, None).is_ok()
+        {
+            // A long recovery is let go on only while nobody else could lead.
+            StepDown::ServerNotReady { for_ms: stuck.0 }
         } else if died {
             StepDown::ServerDied
         } else if guard.server == Server::Primary
@@ -388,6 +353,16 @@ impl Mind<'_> {
             return;
         };
         self.begin_step_down(lease, record, reason, None, None);
+    }
+
+    /// Counts how long the server here is on its way to be the primary: recovers, or is being promoted.
+    fn note_ready(&mut self, guard: &Status) {
+        let now = self.now();
+        if matches!(guard.server, Server::Starting | Server::Standby) {
+            self.state.not_ready_since.get_or_insert(now);
+        } else {
+            self.state.not_ready_since = None;
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! `decide`: from what is remembered and what is seen to what is done, and why. Pure.
 //!
-//! One file per situation: `lead` (holds the Lease as recorded primary), `sets` (its sync sets), `step_down`, `take`
+//! One file per situation: `lead` (holds the Lease as recorded primary), `sets` (its sync sets), `step_down`, `restart` (its server starts in place), `take`
 //! (holds the Lease of a new term), `claim` (may take it), `follow` (somebody else leads), `begin` (never initialised),
 //! `damage` (the record is lost).
 
@@ -11,6 +11,7 @@ mod follow;
 mod lead;
 mod orders;
 mod outcomes;
+mod restart;
 mod sets;
 mod step_down;
 mod take;
@@ -285,6 +286,7 @@ impl<'a> Mind<'a> {
     /// This member is not the one who may write; a swap under way may make it so.
     fn forget_basis(&mut self) {
         self.state.basis = None;
+        self.state.not_ready_since = None;
     }
 
     /// True when the guard holds a permit of `term` that has not ended.

@@ -180,6 +180,11 @@ impl Mind<'_> {
             self.state.unhealthy_since.get_or_insert(since);
         }
         match &server.value {
+            ServerView::Primary { insert, .. } => self.state.wal_seen = Some((*insert, server.asked_at)),
+            ServerView::Standby { .. } => self.state.wal_seen = None,
+            _ => {}
+        }
+        match &server.value {
             ServerView::Standby { streaming: false, .. } => {
                 let since = server.asked_at;
                 self.state.not_streaming_since.get_or_insert(since);
@@ -197,6 +202,10 @@ impl Mind<'_> {
             return;
         };
         let guard = &guard.value;
+        if self.state.led.as_ref().is_some_and(|led| led.term < record.term) {
+            // Somebody led after it.
+            self.state.led = None;
+        }
         // Never a record that is itself damaged: another cluster's, or one older than what is on disk here.
         let sound = self.check_record(lease, record, guard).is_ok()
             && record.system_identifier == guard.system_identifier

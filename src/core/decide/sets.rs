@@ -22,6 +22,11 @@ struct Shown<'a> {
 impl Mind<'_> {
     /// None: nothing to change.
     pub(super) fn keep_sets(&mut self, lease: &SeenLease, record: &Record, guard: &Status) -> Option<Chosen> {
+        if self.state.sets_term != Some(lease.term) {
+            self.state.sets_term = Some(lease.term);
+            self.state.settling = None;
+            self.state.away_since.clear();
+        }
         let view = self.server_fresh();
         let Some(ServerView::Primary { rows, .. }) = view else {
             return None;
@@ -63,22 +68,24 @@ impl Mind<'_> {
         }
         let current = record.current_set();
         let timeout = self.settings.standby_timeout;
+        let now = self.now();
+        self.note_replies(rows);
+        let replies = &self.state.replies;
         let here = |data: &MemberData| {
             let name = data.standby_name();
             rows.iter().any(|r| {
-                r.name == name
-                    && r.streaming
-                    && r.flush.is_some()
-                    && r.reply_age_ms.is_none_or(|age| age < timeout.0)
+                let silent_since = replies.get(&r.pid).map_or(now, |(_, since)| *since);
+                r.name == name && r.streaming && r.flush.is_some() && now.since(silent_since) < timeout
             })
         };
-        let now = self.now();
+        let members = || record.members.iter().map(crate::core::record::Member::data);
+        let present: BTreeSet<MemberData> = members().filter(here).collect();
         let mut standbys = BTreeSet::new();
-        for data in record.members.iter().map(crate::core::record::Member::data) {
+        for data in members() {
             if data.member == self.settings.me {
                 continue;
             }
-            if here(&data) {
+            if present.contains(&data) {
                 self.state.away_since.remove(&data);
                 standbys.insert(data);
             } else if current.standbys.contains(&data) {
@@ -101,6 +108,17 @@ impl Mind<'_> {
             .max(1)
             .min(u32::try_from(standbys.len()).unwrap_or(u32::MAX));
         SyncSet { k, standbys }
+    }
+
+    /// A standby's clock says nothing here: its silence is counted from when its last answer was first seen.
+    fn note_replies(&mut self, rows: &[ReplicationRow]) {
+        let before = std::mem::take(&mut self.state.replies);
+        let now = self.now();
+        let noted = |row: &ReplicationRow| match before.get(&row.pid) {
+            Some(known) if known.0 == row.replied_at_ms && known.0.is_some() => (row.pid, *known),
+            _ => (row.pid, (row.replied_at_ms, now)),
+        };
+        self.state.replies = rows.iter().map(noted).collect();
     }
 
     /// One step towards releasing the former sets; says what it waits for.

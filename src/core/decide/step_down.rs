@@ -2,7 +2,7 @@
 
 use super::{Chosen, Mind};
 use crate::core::action::{GuardOrder, SqlJob, SwapKind};
-use crate::core::observe::{PeerReport, SeenLease, ServerView};
+use crate::core::observe::{GuardView, PeerReport, SeenLease, ServerView};
 use crate::core::phase::Phase;
 use crate::core::proof::{self, Pledges};
 use crate::core::record::{Durability, Record, Rest, Step};
@@ -35,12 +35,13 @@ impl Mind<'_> {
         let forced = matches!(reason, StepDown::PodEnds | StepDown::Ordered);
         self.state.handovers.retain(|at| now.since(*at) < HANDOVER_WINDOW);
         let flapping = !forced && self.state.handovers.len() >= HANDOVERS_AT_MOST;
-        let successor = if record.paused && !forced {
-            None
-        } else {
+        // Paused: nobody takes over, but where a person says so.
+        let may_move = (!record.paused || reason == StepDown::Ordered) && !flapping;
+        let successor = if may_move {
             self.successor(record, to).ok()
+        } else {
+            None
         };
-        let successor = successor.filter(|_| !flapping);
         if successor.is_none() {
             match reason {
                 StepDown::PodEnds => {}
@@ -109,13 +110,47 @@ impl Mind<'_> {
             .fresh_peer(&data.member)
             .ok_or("its sidecar does not answer")?;
         let received = fit_standby(peer, data)?;
-        self.would_prove(record, data).map_err(|no| no.to_string())?;
+        match self.would_prove(record, data) {
+            Ok(_) => {}
+            // Where the server here ended is known, and the other one received more: the proof will be that.
+            Err(_) if self.own_rest().is_some_and(|rest| received > rest.last_record) => {}
+            Err(no) => return Err(no.to_string()),
+        }
         let rows = match self.seen.server.as_ref().map(|s| &s.value) {
             Some(ServerView::Primary { rows, .. }) => rows.as_slice(),
             _ => &[],
         };
         let row = rows.iter().find(|r| r.name == data.standby_name());
-        Ok(row.and_then(|r| r.flush).unwrap_or(received))
+        let held = row.and_then(|r| r.flush).unwrap_or(received);
+        if record.durability == Durability::Async {
+            self.within_lag_now(record, held.max(received))?;
+        }
+        Ok(held)
+    }
+
+    /// Where the server here was found at rest.
+    fn own_rest(&self) -> Option<Position> {
+        match &self.seen.guard {
+            GuardView::Heard(guard) => guard.value.rest.as_ref().map(|r| r.position),
+            _ => None,
+        }
+    }
+
+    /// Asynchronous durability: whether a successor that holds this much would be allowed to lead.
+    fn within_lag_now(&self, record: &Record, held: Lsn) -> Result<(), String> {
+        let own = match self.seen.server.as_ref().map(|s| &s.value) {
+            _ if self.own_rest().is_some() => self.own_rest().map(|rest| rest.last_record),
+            Some(ServerView::Primary { insert, .. }) => Some(*insert),
+            _ => record.leader_wal.map(|wal| wal.lsn),
+        };
+        let (lag, maximum) = (
+            own.unwrap_or_default().0.saturating_sub(held.0),
+            self.settings.maximum_lag,
+        );
+        if lag > maximum {
+            return Err(proof::NoProof::TooFarBehind { lag, maximum }.to_string());
+        }
+        Ok(())
     }
 
     /// Whether `candidate` could have proof if everybody who answers now pledged and nobody held more.
@@ -170,6 +205,7 @@ impl Mind<'_> {
                 from: self.settings.me.clone(),
                 to: to.clone(),
                 why: why_text,
+                planned,
             });
             self.swap(lease, SwapKind::Renew, record);
             return (Phase::HandingOver, why);
@@ -264,6 +300,7 @@ impl Mind<'_> {
                 from: self.settings.me.clone(),
                 to: to.clone(),
                 why: StepDown::GuardLost.to_string(),
+                planned: false,
             });
             self.swap(lease, SwapKind::Renew, released);
         }

@@ -6,6 +6,7 @@ use super::follow::standby_names;
 use super::{Chosen, Mind};
 use crate::core::action::{GuardOrder, SwapKind};
 use crate::core::history;
+use crate::core::lag;
 use crate::core::observe::{PeerReport, SeenLease};
 use crate::core::phase::Phase;
 use crate::core::proof::{self, NoProof, Pledges, Proof};
@@ -16,6 +17,8 @@ use crate::guard::protocol::{DataState, Pledge, Server, Status};
 
 /// With proof at hand, how long to wait for other members that are there to pledge too: they become the new sync set.
 const WAIT_FOR_OTHERS: Millis = Millis(400);
+/// With proof at hand, how long this member's server may take to be ready before another one leads.
+const READY_WITHIN: Millis = Millis(10_000);
 /// After a claim without proof nobody tries again at once.
 const AFTER_NO_PROOF: Millis = Millis(5_000);
 /// Recorded promotions kept; older ones are in every surviving member's history files.
@@ -58,6 +61,7 @@ impl Mind<'_> {
             Ok(proof) if waited < WAIT_FOR_OTHERS && self.others_are_coming(record, &mine, &pledges) => {
                 (Phase::Taking, Why::Installing { proof })
             }
+            Ok(_) if waited >= READY_WITHIN => self.give_up(lease, record, &pledges),
             Ok(proof) => self.install(lease, record, guard, &proof),
             Err(NoProof::Behind { ahead }) => self.give_to(lease, record, &ahead.member),
             Err(missing) if waited >= self.settings.pledge_timeout => self.give_back(lease, record, &missing),
@@ -77,28 +81,22 @@ impl Mind<'_> {
         mine: &MemberData,
         pledges: &Pledges,
     ) -> Result<Proof, NoProof> {
-        let judged = proof::judge(record, term, mine, pledges);
-        if judged.is_err() && self.state.waiver.is_some() && pledges.get(mine).is_some_and(Option::is_some) {
+        let own = pledges.get(mine).copied().flatten();
+        let judged = match (proof::judge(record, term, mine, pledges), own) {
+            (Ok(Proof::NotNeeded), Some(own)) => lag::judge(record, term, own, pledges, self.lag_limits()),
+            (judged, _) => judged,
+        };
+        if judged.is_err() && self.state.waiver.is_some() && own.is_some() {
             return Ok(Proof::Waived);
-        }
-        if judged == Ok(Proof::NotNeeded) {
-            return self.within_lag(record, pledges.get(mine).copied().flatten());
         }
         judged
     }
 
-    /// Asynchronous durability: not further behind than allowed, judged against the leader's last word in the record.
-    fn within_lag(&self, record: &Record, own: Option<Position>) -> Result<Proof, NoProof> {
-        let maximum = self.settings.maximum_lag;
-        let Some(wal) = record.leader_wal else {
-            return Ok(Proof::NotNeeded);
-        };
-        let held = own.map_or(0, |p| p.last_record.0);
-        let lag = wal.lsn.0.saturating_sub(held);
-        if lag > maximum {
-            Err(NoProof::TooFarBehind { lag, maximum })
-        } else {
-            Ok(Proof::NotNeeded)
+    pub(super) fn lag_limits(&self) -> lag::Limits {
+        lag::Limits {
+            maximum_lag: self.settings.maximum_lag,
+            // A healthy leader looks at its server at least as often as it renews; one that is not hands over.
+            maximum_age: self.settings.health_timeout.plus(self.settings.renew_interval),
         }
     }
 
@@ -260,8 +258,30 @@ impl Mind<'_> {
         next
     }
 
-    /// Releases the Lease to the one that holds more.
+    /// Proof is there, and the server here does not get ready: another one with proof, or the recorded primary.
+    fn give_up(&mut self, lease: &SeenLease, record: &Record, pledges: &Pledges) -> Chosen {
+        let ready = |p: &&PeerReport| {
+            p.guard
+                .as_ref()
+                .is_some_and(|g| g.server == Server::Standby && !g.stopping)
+        };
+        let other = self
+            .fresh_peers()
+            .filter(ready)
+            .filter_map(PeerReport::data)
+            .find(|data| self.judged(record, lease.term, data, pledges).is_ok());
+        let Some(other) = other else {
+            return self.give_back(lease, record, &NoProof::ServerNotReady);
+        };
+        self.state.claim_not_before = self.now().plus(AFTER_NO_PROOF);
+        self.release_to(lease, record, &other.member, "the taker's server did not get ready");
+        let (to, missing) = (other.member, NoProof::ServerNotReady);
+        (Phase::HandingOver, Why::HandingToAnother { to, missing })
+    }
+
+    /// Releases the Lease to the one that holds more; it may not come, and is not asked again at once.
     fn give_to(&mut self, lease: &SeenLease, record: &Record, to: &MemberName) -> Chosen {
+        self.state.claim_not_before = self.now().plus(AFTER_NO_PROOF);
         self.release_to(lease, record, to, "it holds more WAL");
         (Phase::HandingOver, Why::HandingToTheOneAhead { to: to.clone() })
     }
@@ -288,6 +308,7 @@ impl Mind<'_> {
             from: self.settings.me.clone(),
             to: to.clone(),
             why: why.to_owned(),
+            planned: false,
         });
         self.swap(lease, SwapKind::Release, record);
     }
