@@ -104,8 +104,8 @@ async fn a_switchover_is_followed_to_its_end() {
                     from: "postgres-1".parse().unwrap(),
                     to: "postgres-2".parse().unwrap(),
                     why: "ordered".into(),
-                planned: true,
-            });
+                    planned: true,
+                });
             }),
             records(moves_to_second),
             answers(OrderState::Done, "postgres-2 takes writes after 380 ms"),

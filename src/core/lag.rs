@@ -48,10 +48,7 @@ pub fn judge(
             age_ms: Some(wal.age_ms),
         });
     }
-    let (lag, maximum) = (
-        wal.lsn.0.saturating_sub(own.last_record.0),
-        limits.maximum_lag,
-    );
+    let (lag, maximum) = (wal.lsn.0.saturating_sub(own.last_record.0), limits.maximum_lag);
     if lag > maximum {
         Err(NoProof::TooFarBehind { lag, maximum })
     } else {
@@ -112,9 +109,20 @@ mod tests {
 
     #[test]
     fn the_leaders_last_word_counts_while_it_is_young_enough() {
-        let judged = |wal, own| judge(&record(wal, None, false), Term(5), at(own), &Pledges::new(), LIMITS);
+        let judged = |wal, own| {
+            judge(
+                &record(wal, None, false),
+                Term(5),
+                at(own),
+                &Pledges::new(),
+                LIMITS,
+            )
+        };
         assert_eq!(judged(Some((1_000, 500)), 900), Ok(Proof::NotNeeded));
-        let behind = NoProof::TooFarBehind { lag: 101, maximum: 100 };
+        let behind = NoProof::TooFarBehind {
+            lag: 101,
+            maximum: 100,
+        };
         assert_eq!(judged(Some((1_000, 500)), 899), Err(behind));
         let old = NoProof::LagUnknown { age_ms: Some(4_001) };
         assert_eq!(judged(Some((1_000, 4_001)), 1_000), Err(old));

@@ -175,6 +175,9 @@ pub enum ServerView {
         replay: Option<Lsn>,
         /// Its WAL receiver streams.
         streaming: bool,
+        /// Timeline that it replays, where known.
+        #[serde(default)]
+        timeline: Option<Timeline>,
     },
     /// Out of recovery.
     Primary {

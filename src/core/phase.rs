@@ -81,11 +81,7 @@ pub const TRANSITIONS: &[Transition] = &[
     t(Starting, Following, "the record names another primary"),
     t(Starting, Pledged, "somebody is taking over"),
     t(Starting, Rejoining, "the data here cannot follow as it is"),
-    t(
-        Starting,
-        Stranded,
-        "the data here belongs to another cluster",
-    ),
+    t(Starting, Stranded, "the data here belongs to another cluster"),
     t(Damaged, Starting, "the guard or the API server is out of sight"),
     t(Damaged, Uninitialised, "a record appeared: never initialised"),
     t(Damaged, Leading, "the running primary wrote the record back"),
@@ -227,11 +223,7 @@ pub const TRANSITIONS: &[Transition] = &[
         "does not stream, or has left the primary's history",
     ),
     t(Following, Damaged, "the record disappeared"),
-    t(
-        Following,
-        Stranded,
-        "the data here belongs to another cluster",
-    ),
+    t(Following, Stranded, "the data here belongs to another cluster"),
     t(
         Following,
         Uninitialised,

@@ -143,8 +143,12 @@ pub struct Rejoin {
     pub retry_at: Millis,
     /// Clones that failed, or that made data which does not follow.
     pub clones: u32,
+    /// The data was given up once because the server died at each start; a copy that does too is not given up.
+    pub given_up: bool,
     /// Starts as a standby since it last streamed.
     pub starts: u32,
+    /// When the last of them was ordered.
+    pub started_at: Millis,
     /// The end of WAL could not be read.
     pub unreadable: bool,
     /// Orders to stop that failed in a row.

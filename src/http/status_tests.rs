@@ -46,8 +46,8 @@ fn record() -> Record {
         from: "postgres-1".parse().unwrap(),
         to: "postgres-2".parse().unwrap(),
         why: "switchover ordered".into(),
-                planned: true,
-            });
+        planned: true,
+    });
     record.add_history(HistoryEntry {
         term: Term(7),
         member: "postgres-1".parse().unwrap(),

@@ -80,6 +80,7 @@ pub fn server_view(probe: &Probe) -> ServerView {
         Probe::Standby(view) => ServerView::Standby {
             receive: view.receive_lsn,
             replay: view.replay_lsn,
+            timeline: Some(view.server.timeline),
             streaming: view.receiver.as_ref().is_some_and(|r| r.status == "streaming"),
         },
         Probe::Primary(view) => ServerView::Primary {

@@ -123,6 +123,7 @@ impl World {
                     receive: held,
                     replay: held,
                     streaming: machine.stream.is_some(),
+                    timeline: machine.data.as_ref().map(|d| Timeline(wal::timeline(&d.wal))),
                 }
             }
             Proc::Primary => ServerView::Primary {

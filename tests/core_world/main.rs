@@ -13,6 +13,7 @@ mod machine;
 mod rng;
 mod sidecar;
 mod stories;
+mod stories_bounds;
 mod stories_people;
 mod stream;
 mod wal;

@@ -2,9 +2,9 @@
 
 use super::{Chosen, Mind, PEER_FRESH};
 use crate::core::action::{ClaimEvidence, GuardOrder, SwapKind};
+use crate::core::lag;
 use crate::core::observe::{PeerReport, PersonWish, SeenLease, ServerView};
 use crate::core::phase::Phase;
-use crate::core::lag;
 use crate::core::proof::{NoProof, Pledges};
 use crate::core::record::{Durability, Record, Step};
 use crate::core::types::{Lsn, MemberData, MemberName, Millis, Position, Term};

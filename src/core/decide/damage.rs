@@ -2,10 +2,10 @@
 
 use super::{Chosen, Mind};
 use crate::core::action::{ClaimEvidence, GuardOrder, SwapKind};
-use crate::core::observe::{PersonWish, RecordView, SeenLease, ServerView};
+use crate::core::observe::{PersonWish, SeenLease};
 use crate::core::phase::Phase;
-use crate::core::record::{Availability, Durability, HistoryEntry, Member, Record, Step, SyncSet};
-use crate::core::types::{Lsn, MemberName, Millis, Term, Timeline};
+use crate::core::record::{HistoryEntry, Record, Step};
+use crate::core::types::{Lsn, MemberName, Term};
 use crate::core::why::Why;
 use crate::guard::protocol::{DataState, Server, Status};
 
@@ -65,7 +65,7 @@ impl Mind<'_> {
         }
     }
 
-    fn runs_permitted(&self, guard: &Status) -> bool {
+    pub(super) fn runs_permitted(&self, guard: &Status) -> bool {
         guard.server == Server::Primary
             && guard
                 .permit
@@ -115,13 +115,7 @@ impl Mind<'_> {
             && let PersonWish::Adopt { member } = &order.what
             && *member == self.settings.me
         {
-            if let Some(record) = self.adopted(lease, guard, term) {
-                self.swap_as(lease, SwapKind::Claim(ClaimEvidence::WriteBack), term, record);
-            } else if matches!(guard.server, Server::Down { .. }) && guard.data == DataState::Complete {
-                // Its timeline is read from its WAL, which nobody has asked for since the guard started.
-                let (fast, hint) = (Millis(0), None);
-                self.order(guard.highest_term, GuardOrder::Stop { fast, hint });
-            }
+            self.adopt(lease, guard, order, term);
         }
         (Phase::Damaged, Why::LeaseDamaged { how })
     }
@@ -149,44 +143,6 @@ impl Mind<'_> {
             ])
             .max();
         highest.unwrap_or_default()
-    }
-
-    /// A new record around this member's data, on a person's order.
-    fn adopted(&self, lease: &SeenLease, guard: &Status, term: Term) -> Option<Record> {
-        let mine = self.my_data(guard)?;
-        let timeline = guard
-            .rest
-            .as_ref()
-            .map(|r| r.position.timeline)
-            .or_else(|| self.timeline_seen(guard))?;
-        let former = match &lease.record {
-            RecordView::Good(record) => Some(record),
-            RecordView::Missing | RecordView::Unreadable(_) => None,
-        };
-        let durability = former.map_or(Durability::Sync, |r| r.durability);
-        let availability = former.map_or(Availability::Available, |r| r.availability);
-        let mut record = Record::never_initialised(durability, availability);
-        let me = Member {
-            member: mine.member,
-            data_id: mine.data_id,
-            address: self.settings.address.clone(),
-        };
-        record.system_identifier = guard.system_identifier;
-        record.term = term;
-        record.primary = Some(me.clone());
-        record.members = vec![me];
-        record.timeline = Some(timeline);
-        record.timelines_given = (1..=timeline.0).map(Timeline).collect();
-        record.sync_sets = vec![SyncSet::empty()];
-        self.note_history(&mut record, term, "adopted by a person", Lsn(0));
-        Some(record)
-    }
-
-    fn timeline_seen(&self, guard: &Status) -> Option<Timeline> {
-        match self.server_fresh() {
-            Some(ServerView::Primary { timeline, .. }) => Some(*timeline),
-            _ => guard.pledge.as_ref().and_then(|p| p.position).map(|p| p.timeline),
-        }
     }
 
     /// Adds a term to the history of a record.

@@ -86,7 +86,11 @@ impl Mind<'_> {
     fn follow_primary(&mut self, record: &Record, guard: &Status, primary: &Member) -> Chosen {
         self.note_rejoin(record, guard, primary);
         if guard.operation.as_ref().is_some_and(|o| o.kind == "clone")
-            && self.state.copying.as_ref().is_some_and(|whom| *whom != primary.data())
+            && self
+                .state
+                .copying
+                .as_ref()
+                .is_some_and(|whom| *whom != primary.data())
         {
             // A copy of who is not the primary any more would be made in vain; the data here stays as it is.
             let (fast, hint) = (Millis(0), None);
@@ -119,7 +123,12 @@ impl Mind<'_> {
             Server::Primary => {
                 // Deposed while its guard was out of sight, and its permit still lives: a pledge ends it now.
                 self.order(record.term, GuardOrder::Pledge { hint: self.hint() });
-                (Phase::Following, Why::Following { primary: primary.member.clone() })
+                (
+                    Phase::Following,
+                    Why::Following {
+                        primary: primary.member.clone(),
+                    },
+                )
             }
             Server::Starting | Server::Stopping => (
                 Phase::Following,
@@ -147,6 +156,7 @@ impl Mind<'_> {
             let clones = rejoin.clones.saturating_add(1);
             *rejoin = Rejoin {
                 source,
+                given_up: rejoin.given_up,
                 data: guard.data_id.clone(),
                 clones,
                 retry_at: now.plus(retry_after(clones)),
@@ -176,8 +186,10 @@ impl Mind<'_> {
             .state
             .not_streaming_since
             .map_or(0, |since| self.now().since(since).0);
-        if for_ms == 0 {
+        let look = self.server_since(self.state.rejoin.started_at);
+        if matches!(look, Some(ServerView::Standby { streaming: true, .. })) {
             self.state.rejoin.starts = 0;
+            self.state.rejoin.given_up = false;
         }
         if for_ms == 0 || !self.is_up(primary) {
             self.state.should_stream_since = None;
@@ -375,20 +387,26 @@ impl Mind<'_> {
             _ => None,
         };
         let Some(error) = died else {
-            if self.order_follow(record, guard, primary) {
-                self.state.rejoin.starts = self.state.rejoin.starts.saturating_add(1);
-                self.state.rejoin.retry_at = now.plus(retry_after(self.state.rejoin.starts));
-            }
+            self.start_once(record, guard, primary);
             return (self.rejoining(), why);
         };
-        if rejoin.starts >= STARTS_TRIED && rejoin.clones == 0 {
+        if rejoin.starts >= STARTS_TRIED && !rejoin.given_up {
+            rejoin.given_up = true;
             self.way_failed(RejoinWay::Follow, &error);
-        } else if now >= rejoin.retry_at && self.order_follow(record, guard, primary) {
-            let rejoin = &mut self.state.rejoin;
-            rejoin.starts = rejoin.starts.saturating_add(1);
-            rejoin.retry_at = now.plus(retry_after(rejoin.starts));
+        } else if now >= rejoin.retry_at {
+            self.start_once(record, guard, primary);
         }
         (Phase::Rejoining, Why::RejoinFailed { error })
+    }
+
+    fn start_once(&mut self, record: &Record, guard: &Status, primary: &Member) {
+        if self.order_follow(record, guard, primary) {
+            let now = self.now();
+            let rejoin = &mut self.state.rejoin;
+            rejoin.starts = rejoin.starts.saturating_add(1);
+            rejoin.started_at = now;
+            rejoin.retry_at = now.plus(retry_after(rejoin.starts));
+        }
     }
 
     /// The primary's own sidecar says that it runs read-write.

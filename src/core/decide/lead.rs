@@ -122,7 +122,10 @@ impl Mind<'_> {
         };
         // It serves others: clients are led here all the same, once it was seen to write or nobody can look for a while.
         self.probe_every = Millis(200);
-        let for_ms = self.state.primary_since.map_or(0, |since| self.now().since(since).0);
+        let for_ms = self
+            .state
+            .primary_since
+            .map_or(0, |since| self.now().since(since).0);
         let verified = self.state.verified == Some(lease.term) || for_ms >= UNSEEN_WITHIN.0;
         if verified && !matches!(record.step, Some(Step::Restarting { .. })) {
             self.effects(lease, record, true);

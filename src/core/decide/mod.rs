@@ -1,9 +1,10 @@
 //! `decide`: from what is remembered and what is seen to what is done, and why. Pure.
 //!
 //! One file per situation: `lead` (holds the Lease as recorded primary), `sets` (its sync sets), `step_down`, `restart` (its server starts in place), `take`
-//! (holds the Lease of a new term), `claim` (may take it), `follow` (somebody else leads), `begin` (never initialised),
+//! (holds the Lease of a new term), `claim` (may take it), `follow` (somebody else leads), `begin` (never initialised), `adopt` (a person's word),
 //! `damage` (the record is lost).
 
+mod adopt;
 mod begin;
 mod claim;
 mod damage;

@@ -114,7 +114,7 @@ impl Mind<'_> {
         }
     }
 
-    fn answer(&mut self, order: &PersonOrder, state: OrderState, text: String) {
+    pub(super) fn answer(&mut self, order: &PersonOrder, state: OrderState, text: String) {
         if !self.seen.answered_orders.contains(&order.id) || state != OrderState::Running {
             self.actions.push(Action::AnswerOrder {
                 id: order.id.clone(),

@@ -274,7 +274,12 @@ impl Mind<'_> {
             return self.give_back(lease, record, &NoProof::ServerNotReady);
         };
         self.state.claim_not_before = self.now().plus(AFTER_NO_PROOF);
-        self.release_to(lease, record, &other.member, "the taker's server did not get ready");
+        self.release_to(
+            lease,
+            record,
+            &other.member,
+            "the taker's server did not get ready",
+        );
         let (to, missing) = (other.member, NoProof::ServerNotReady);
         (Phase::HandingOver, Why::HandingToAnother { to, missing })
     }
