@@ -27,6 +27,8 @@ pub struct State {
     pub swapped_at: Option<Millis>,
     /// The record under which this member last led, to write it back (DESIGN.md section 3).
     pub led: Option<Box<Record>>,
+    /// `led` comes from a former process of this sidecar and was not seen in the Lease since.
+    pub led_recalled: bool,
     /// Set while stepping down.
     pub stepping_down: Option<SteppingDown>,
     /// Set while a former sync set is not released.
@@ -167,6 +169,7 @@ impl Default for State {
             permit_asked: None,
             swapped_at: None,
             led: None,
+            led_recalled: false,
             stepping_down: None,
             settling: None,
             unhealthy_since: None,

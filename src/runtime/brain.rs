@@ -8,6 +8,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::convert;
 use super::hands::Hands;
+use super::memory::Memory;
 use super::settings::SidecarSettings;
 use crate::core::decide::{Decision, decide};
 use crate::core::observe::{GuardView, Lanes, LeaseView, Observation, Outcome, PeerReport};
@@ -119,6 +120,10 @@ pub struct AskPlan {
 pub struct Brain {
     /// Settings.
     pub settings: Arc<SidecarSettings>,
+    /// Keeps the record that is led over a restart of this process.
+    pub memory: Memory,
+    /// What it held at the start.
+    pub led: Option<Box<Record>>,
     /// Live clock.
     pub clock: LiveClock,
     /// The Lease.
@@ -173,7 +178,11 @@ impl Sight {
 impl Brain {
     /// Runs until told to end and nothing is half done.
     pub async fn run(mut self) {
-        let mut state = State::default();
+        let mut state = State {
+            led_recalled: self.led.is_some(),
+            led: self.led.take(),
+            ..State::default()
+        };
         let mut sight = Sight::new();
         let mut last: Option<String> = None;
         let mut terminate_by: Option<Millis> = None;
@@ -215,6 +224,7 @@ impl Brain {
             self.events.post(note);
         }
         state.clone_from(&decision.state);
+        self.memory.note(state.led.as_deref());
         if decision.phase != crate::core::phase::Phase::Leading {
             self.hands.rest(sight);
         }

@@ -7,6 +7,7 @@ mod events;
 mod eyes;
 mod guard_link;
 mod hands;
+mod memory;
 mod orders;
 mod page;
 pub mod settings;
@@ -153,8 +154,12 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
         report: report_seen,
         operation: None,
     };
+    let (memory, led, writer) = memory::Memory::open(&settings.run_dir);
+    tokio::spawn(writer.run());
     let brain = Brain {
         settings,
+        memory,
+        led,
         clock,
         lease,
         inputs: queue,

@@ -85,13 +85,17 @@ impl Sidecar {
         fresh
     }
 
-    /// A new process that remembers nothing; its clock begins anywhere.
+    /// A new process that remembers nothing but the record it led; its clock begins anywhere.
     pub fn restart(&mut self, clock: u64) {
         let (settings, pod, life) = (self.settings.clone(), self.pod, self.life + 1);
         self.up = true;
         self.life = life;
         self.live = clock;
-        self.state = State::default();
+        self.state = State {
+            led: self.state.led.take(),
+            led_recalled: true,
+            ..State::default()
+        };
         self.lease = None;
         self.spec_seen = (0, 0);
         self.guard = GuardView::Unknown;

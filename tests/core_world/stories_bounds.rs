@@ -86,6 +86,22 @@ fn a_record_that_somebody_may_have_led_after_is_not_written_back() {
 }
 
 #[test]
+fn a_sidecar_that_restarts_while_the_lease_is_damaged_writes_the_record_back() {
+    let mut world = running();
+    world.fault(&KillSidecar(0, 1_500));
+    world.lose_record();
+    world.until("the record is back", 4_000, |w| w.api.record().is_some());
+    assert_eq!(world.primary(), Some(0), "{}", world.tell());
+    world.until_whole(SOON);
+    // Names that it does not know of: whom commits waited for is not known, and nothing is written back.
+    world.fault(&KillSidecar(0, 1_500));
+    world.lose_record();
+    world.machines[0].names = "ANY 1 (\"m9_0\")".to_owned();
+    world.run(20_000);
+    assert!(world.api.record().is_none(), "{}", world.tell());
+}
+
+#[test]
 fn nobody_is_adopted_beside_a_server_with_a_permit() {
     let mut world = running();
     // m1 cannot write the record back, and its permit runs.

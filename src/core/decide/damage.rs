@@ -94,6 +94,8 @@ impl Mind<'_> {
             && highest <= led.term
             && let Some(mine) = self.my_data(guard)
             && led.primary.as_ref().is_some_and(|p| p.data() == mine)
+            // What a former process kept may be older than the last change of names: then it does not say whom commits waited for.
+            && (!self.state.led_recalled || guard.synchronous_standby_names == led.current_set().names())
         {
             let mut record = *led;
             record.term = term;

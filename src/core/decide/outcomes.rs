@@ -215,6 +215,7 @@ impl Mind<'_> {
             .is_some_and(|mine| record.primary.as_ref().is_some_and(|p| p.data() == mine));
         if self.i_hold(lease) && sound && led && record.term == lease.term {
             self.state.led = Some(record.clone());
+            self.state.led_recalled = false;
         }
     }
 }
