@@ -56,6 +56,13 @@ pub fn own_name() -> String {
         .map_or_else(|| uid.to_string(), |user| user.name)
 }
 
+/// Whether a program of this name is in PATH.
+#[must_use]
+pub fn has_program(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(name).is_file())
+}
+
 /// Gives a file or directory to the account that PostgreSQL runs as.
 ///
 /// # Errors
