@@ -18,7 +18,7 @@ JSON ?=
 DEMO_FLAGS = --members $(MEMBERS) --durability $(DURABILITY) --repeat $(REPEAT) --clients $(CLIENTS) --subnet $(SUBNET) \
 	$(foreach fault,$(FAULT),--fault $(fault)) $(if $(KEEP),--keep) $(if $(JSON),--json)
 
-.PHONY: help setup build demo faults test faultstest lint deny clean
+.PHONY: help setup build demo faults test outages lint deny clean
 
 help: ## Show this list
 	@echo "Targets:"
@@ -26,6 +26,7 @@ help: ## Show this list
 	@echo "Settings of 'make demo', with their defaults:"
 	@echo "  FAULT=$(FAULT) (several: FAULT=\"pod-kill pod-delete\"; 'make faults' lists them)  KEEP=1 leaves it running for play"
 	@echo "  MEMBERS=$(MEMBERS) DURABILITY=$(DURABILITY) (or async) REPEAT=$(REPEAT) CLIENTS=$(CLIENTS) SUBNET=$(SUBNET) JSON=1"
+	@echo "Setting of 'make outages': OUTAGES=\"FAULT:RUNS[:async] ...\" instead of the whole list"
 
 setup: ## Install what is missing (PostgreSQL, a C linker), or say what to install
 	@scripts/setup.sh
@@ -39,11 +40,11 @@ demo: build ## Start a cluster on this machine, kill its primary, show what happ
 faults: build ## List what the demo can do to the cluster
 	@$(RELEASE)/pgbaton-chaos faults
 
-test: build ## Run all tests
+test: build ## Run all tests (about ten minutes: every fault on real clusters is among them)
 	$(CARGO) test --release --locked --workspace
 
-faultstest: build ## Run every fault on real clusters, with assertions (minutes)
-	$(CARGO) test --release --locked --workspace --test faults -- --test-threads=1
+outages: build ## Measure outages again and again, for docs/evidence/outages.md (hours; goes on where it was)
+	@scripts/outages.sh $(RELEASE)/pgbaton-chaos $(OUTAGES)
 
 lint: ## Check format, lints and dependencies
 	$(CARGO) fmt --all --check

@@ -15,16 +15,28 @@ install_cargo_deny() {
     cargo install --locked cargo-deny
 }
 
+# What the guard, the rig and the tests run; Debian has them in two packages (server and client) and `postgresql` brings both.
+programs=(postgres initdb pg_ctl pg_basebackup pg_rewind pg_controldata pg_waldump psql pgbench)
+
+# Prints the programs that a directory lacks.
+lacks() {
+    local program
+    for program in "${programs[@]}"; do
+        [ -x "$1/$program" ] || printf '%s ' "$program"
+    done
+}
+
+# One directory must have them all, as one version's.
 have_postgresql() {
     local directory
-    for directory in ${PGBATON_BINDIR:+"$PGBATON_BINDIR"} /usr/lib/postgresql/*/bin ${PATH//:/ }; do
-        if [ -x "$directory/postgres" ] && [ -x "$directory/initdb" ] && [ -x "$directory/pg_rewind" ]; then return 0; fi
+    for directory in /usr/lib/postgresql/*/bin ${PATH//:/ }; do
+        if [ -z "$(lacks "$directory")" ]; then return 0; fi
     done
     return 1
 }
 
 missing_packages() {
-    have_postgresql || echo postgresql
+    [ -n "${PGBATON_BINDIR:-}" ] || have_postgresql || echo postgresql
     { have unshare && have nsenter && have setpriv; } || echo util-linux
     have ps || echo procps
     have cc || echo gcc libc6-dev
@@ -40,13 +52,29 @@ install() {
     fi
 }
 
-# Debian's package makes and starts a cluster of its own unless its configuration forbids it, so that comes first.
+# Debian's package makes and starts a cluster of its own unless its configuration forbids it, so that comes first. Whatever the file
+# says about it now stays as it is: the last line of a name counts, and the file is put back at the end, however that comes.
+createcluster=/etc/postgresql-common/createcluster.conf
+
 forbid_main_cluster() {
-    local file=/etc/postgresql-common/createcluster.conf
     install postgresql-common
-    if ! grep -qs '^[[:space:]]*create_main_cluster' "$file"; then
-        echo 'create_main_cluster = false' | "${as_root[@]}" tee -a "$file" >/dev/null
+    saved=$(mktemp)
+    cp "$createcluster" "$saved"
+    trap restore_main_cluster EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
+    echo 'create_main_cluster = false' | "${as_root[@]}" tee -a "$createcluster" >/dev/null
+    if [ "$(pg_conftool "$createcluster" show -bs create_main_cluster)" != off ]; then
+        say "error: $createcluster does not take 'create_main_cluster = false', and PostgreSQL's package would start a cluster of its own."
+        say "Nothing was installed but postgresql-common. Set it there by hand, then run this again."
+        exit 1
     fi
+}
+
+# The content only: owner and mode stay.
+restore_main_cluster() {
+    "${as_root[@]}" tee "$createcluster" <"$saved" >/dev/null
+    rm -f "$saved"
 }
 
 if [ "${1:-}" = cargo-deny ]; then
@@ -56,6 +84,12 @@ fi
 
 if ! have cargo; then
     say "error: no Rust toolchain: install one from https://rustup.rs, or a package of cargo 1.91 or newer"
+    exit 1
+fi
+
+if [ -n "${PGBATON_BINDIR:-}" ] && [ -n "$(lacks "$PGBATON_BINDIR")" ]; then
+    say "error: PGBATON_BINDIR=$PGBATON_BINDIR lacks: $(lacks "$PGBATON_BINDIR")"
+    say "Name a directory with all of PostgreSQL's programs, or unset it: then Debian's are used."
     exit 1
 fi
 

@@ -1,5 +1,8 @@
 //! End to end: real PostgreSQL servers under real guards and sidecars, each fault inflicted on a cluster that clients write to.
 //! Each test is one cluster with a group of faults, one after the other. `PGBATON_KEEP=1` leaves the directory of a test that failed.
+//!
+//! The bounds lie far above what is normal and below what the next slower way would take: a Lease that runs out takes at least 9 s
+//! (its duration less one renewal interval), a permit ends after 7 s at the earliest.
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,88 +12,98 @@ mod run;
 use run::{Cluster, Expect};
 
 /// A takeover by expiry waits for the Lease's 10 s; the rest is room for a loaded machine.
-const TAKEOVER: u64 = 40_000;
-/// Clients should not notice at all; less than any timeout that a broken cluster would wait for.
-const UNNOTICED: u64 = 8_000;
+const EXPIRY: u64 = 30_000;
+/// A handover does not wait for expiry.
+const HANDOVER: u64 = 6_000;
+/// A person's handover has nothing to find out first.
+const SWITCHOVER: u64 = 5_000;
+/// The server's health test fails for 3 s before the handover.
+const HANG: u64 = 9_000;
+/// Clients hardly notice; less than any timeout that a broken cluster would wait for.
+const UNNOTICED: u64 = 4_000;
 
-/// The primary dies or steps down, its server is gone: another member takes over.
-fn taken_over(fault: &'static str) -> Expect {
+/// Nobody's way back is asked for.
+const ANY: &[&str] = &[];
+/// Its server never ended.
+const NEVER_AWAY: &[&str] = &["nothing"];
+/// It stopped cleanly, or held nothing that the new primary lacks.
+const FOLLOW: &[&str] = &["follow"];
+/// Whether its last WAL reached the new primary is chance.
+const KEPT: &[&str] = &["follow", "rewind"];
+const CLONE: &[&str] = &["clone"];
+
+/// The primary's server ends: another member takes over.
+fn taken_over(fault: &'static str, outage_below: u64, rejoined_by: &'static [&'static str]) -> Expect {
     Expect {
+        fault,
         moved: Some(true),
-        ..healed(fault)
+        outage_below,
+        outage_above: 0,
+        rejoined_by,
     }
 }
 
 /// Who leads afterwards depends on who is faster.
-fn healed(fault: &'static str) -> Expect {
+fn healed(fault: &'static str, outage_below: u64) -> Expect {
     Expect {
-        fault,
         moved: None,
-        outage_below: TAKEOVER,
-        rejoined_by: &[],
+        ..taken_over(fault, outage_below, KEPT)
     }
 }
 
 /// Whatever happens elsewhere, the primary goes on.
-fn unnoticed(fault: &'static str) -> Expect {
+fn unnoticed(fault: &'static str, rejoined_by: &'static [&'static str]) -> Expect {
     Expect {
-        fault,
         moved: Some(false),
-        outage_below: UNNOTICED,
-        rejoined_by: &[],
+        ..taken_over(fault, UNNOTICED, rejoined_by)
     }
 }
 
 #[test]
 fn the_primary_dies_or_steps_down() {
     Cluster::new(211).check(&[
-        taken_over("switchover"),
-        taken_over("postmaster-kill"),
-        healed("pod-kill"),
-        taken_over("pod-delete"),
-        healed("guard-kill"),
-        healed("restarted-by-hand"),
-        taken_over("sts-delete"),
+        taken_over("switchover", SWITCHOVER, FOLLOW),
+        taken_over("postmaster-kill", HANDOVER, KEPT),
+        healed("pod-kill", EXPIRY),
+        taken_over("pod-delete", HANDOVER, FOLLOW),
+        healed("guard-kill", HANDOVER),
+        healed("restarted-by-hand", HANDOVER),
+        taken_over("sts-delete", HANDOVER, FOLLOW),
     ]);
 }
 
 #[test]
 fn processes_hang_or_stand_still() {
     Cluster::new(212).check(&[
-        taken_over("pod-freeze"),
-        taken_over("server-hang"),
-        unnoticed("sidecar-kill"),
-        taken_over("sidecar-freeze"),
+        taken_over("pod-freeze", EXPIRY, KEPT),
+        taken_over("server-hang", HANG, KEPT),
+        unnoticed("sidecar-kill", NEVER_AWAY),
+        taken_over("sidecar-freeze", EXPIRY, KEPT),
     ]);
 }
 
 #[test]
 fn data_is_lost_or_left_behind() {
-    let by = |expect: Expect, rejoined_by: &'static [&'static str]| Expect {
-        rejoined_by,
-        ..expect
-    };
     Cluster::new(213).check(&[
-        by(taken_over("data-lost"), &["clone"]),
-        by(unnoticed("standby-data-lost"), &["clone"]),
-        by(unnoticed("wal-gone"), &["clone"]),
+        taken_over("data-lost", EXPIRY, CLONE),
+        unnoticed("standby-data-lost", CLONE),
+        unnoticed("wal-gone", CLONE),
         // Its own promotion is not in the record: never rewound (invariant 8).
-        by(unnoticed("promoted-by-hand"), &["clone"]),
+        unnoticed("promoted-by-hand", CLONE),
     ]);
 }
 
 #[test]
 fn everything_dies_at_once() {
-    let standbys_only = taken_over("all-kill-standbys-return");
     let primary_only = Expect {
         moved: Some(false),
-        ..healed("all-kill-primary-returns")
+        ..healed("all-kill-primary-returns", EXPIRY)
     };
     Cluster::new(214).check(&[
-        healed("all-kill"),
-        healed("all-kill-reverse"),
+        healed("all-kill", EXPIRY),
+        healed("all-kill-reverse", EXPIRY),
         primary_only,
-        standbys_only,
+        taken_over("all-kill-standbys-return", EXPIRY, KEPT),
     ]);
 }
 
@@ -98,14 +111,14 @@ fn everything_dies_at_once() {
 fn standbys_and_the_api_server_come_and_go() {
     // Without heartbeats the primary stops when its permit ends, and comes back or is replaced when the API server is there again.
     let api_down = Expect {
-        outage_below: 30_000 + TAKEOVER,
-        ..healed("api-down")
+        rejoined_by: ANY,
+        ..healed("api-down", 30_000 + EXPIRY)
     };
     Cluster::new(215).check(&[
-        unnoticed("api-restart"),
-        unnoticed("standby-kill"),
-        unnoticed("standby-freeze"),
-        unnoticed("lease-deleted"),
+        unnoticed("api-restart", NEVER_AWAY),
+        unnoticed("standby-kill", FOLLOW),
+        unnoticed("standby-freeze", NEVER_AWAY),
+        unnoticed("lease-deleted", NEVER_AWAY),
         api_down,
     ]);
 }
@@ -113,27 +126,89 @@ fn standbys_and_the_api_server_come_and_go() {
 #[test]
 fn asynchronous_durability() {
     Cluster::new(216).asynchronous().check(&[
-        taken_over("switchover"),
-        taken_over("postmaster-kill"),
-        taken_over("postmaster-kill"),
-        taken_over("pod-delete"),
-        healed("pod-kill"),
+        taken_over("switchover", SWITCHOVER, FOLLOW),
+        taken_over("postmaster-kill", HANDOVER, KEPT),
+        taken_over("postmaster-kill", HANDOVER, KEPT),
+        taken_over("pod-delete", HANDOVER, FOLLOW),
+        healed("pod-kill", EXPIRY),
+        unnoticed("standby-kill", FOLLOW),
     ]);
 }
 
 #[test]
 fn two_members() {
+    // The only standby: commits wait for it until it leaves the sync set after 3 s.
+    let only_standby = Expect {
+        outage_below: HANG,
+        ..unnoticed("standby-kill", ANY)
+    };
     Cluster::new(217).members(2).check(&[
-        taken_over("switchover"),
-        taken_over("postmaster-kill"),
-        unnoticed("standby-kill"),
-        taken_over("data-lost"),
+        taken_over("switchover", SWITCHOVER, FOLLOW),
+        taken_over("postmaster-kill", HANDOVER, KEPT),
+        only_standby,
+        taken_over("data-lost", EXPIRY, CLONE),
     ]);
 }
 
 #[test]
 fn one_member() {
-    Cluster::new(218)
-        .members(1)
-        .check(&[unnoticed("sidecar-kill"), healed("all-kill")]);
+    Cluster::new(218).members(1).check(&[
+        unnoticed("sidecar-kill", NEVER_AWAY),
+        Expect {
+            rejoined_by: ANY,
+            ..healed("all-kill", EXPIRY)
+        },
+    ]);
+}
+
+/// Writes wait while no standby is left, instead of going on without one.
+#[test]
+fn strict_availability() {
+    let only_standby = Expect {
+        outage_below: EXPIRY,
+        ..unnoticed("standby-freeze", ANY)
+    };
+    Cluster::new(219)
+        .members(2)
+        .with(&["--availability", "strict"])
+        .check(&[
+            // Frozen for 15 s: no commit meanwhile, where the available one would go on after 3 s.
+            Expect {
+                outage_above: 12_000,
+                ..only_standby
+            },
+            taken_over("postmaster-kill", HANDOVER, KEPT),
+            taken_over("pod-delete", HANDOVER, FOLLOW),
+        ]);
+}
+
+/// Each commit waits for two standbys.
+#[test]
+fn two_standbys_for_each_commit() {
+    let one_of_two = Expect {
+        outage_below: HANG,
+        ..unnoticed("standby-freeze", ANY)
+    };
+    Cluster::new(220)
+        .with(&["--sidecar-env", "PGBATON_SYNC_STANDBYS=2"])
+        .check(&[
+            taken_over("switchover", SWITCHOVER, FOLLOW),
+            taken_over("postmaster-kill", HANDOVER, KEPT),
+            // Commits wait for both until the frozen one leaves the set.
+            Expect {
+                outage_above: 1_000,
+                ..one_of_two
+            },
+        ]);
+}
+
+/// On a kernel that gives no PID namespaces a guard's death still ends its server.
+#[test]
+fn without_namespaces() {
+    Cluster::new(221).members(2).with(&["--no-namespaces"]).check(&[
+        taken_over("switchover", SWITCHOVER, FOLLOW),
+        taken_over("postmaster-kill", HANDOVER, KEPT),
+        healed("guard-kill", HANDOVER),
+        taken_over("pod-delete", HANDOVER, FOLLOW),
+    ]);
 }

@@ -9,15 +9,15 @@ use std::ptr::NonNull;
 
 use nix::sys::mman::{MmapAdvise, madvise};
 
-/// Takes the pages of this program's code out of this process. Those that run come back at once, out of the page cache, without a
+/// Takes the pages of this program's code and constants out of this process. Those that run come back at once, out of the page cache, without a
 /// disk; those of what is over do not.
 pub fn shed_code() {
     let Ok(maps) = fs::read_to_string("/proc/self/maps") else {
         return;
     };
-    for (start, length) in maps.lines().filter_map(code_of_a_file) {
-        // SAFETY: a private mapping of a file that is executable and not writable is never changed by this program, so each page
-        // that is dropped is read again as it was. Data, relocated tables and stacks are not touched.
+    for (start, length) in maps.lines().filter_map(unchanging_part_of_a_file) {
+        // SAFETY: code and constants are never changed by this program, so each page that is dropped is read again as it was.
+        // Data, relocated tables and stacks are not touched.
         #[allow(unsafe_code)]
         let result = unsafe { madvise(start, length, MmapAdvise::MADV_DONTNEED) };
         if let Err(error) = result {
@@ -26,14 +26,16 @@ pub fn shed_code() {
     }
 }
 
-/// A line of /proc/PID/maps (proc(5)): `start-end perms offset dev inode path`. Some: a private mapping of a file, executable and
-/// not writable.
-fn code_of_a_file(line: &str) -> Option<(NonNull<c_void>, usize)> {
+/// A line of /proc/PID/maps (proc(5)): `start-end perms offset dev inode path`. Some: a private mapping of a file that is code, or the
+/// file's beginning, which the linker gives to constants. What lies further on and is only readable now was written to at the start.
+fn unchanging_part_of_a_file(line: &str) -> Option<(NonNull<c_void>, usize)> {
     let mut words = line.split_ascii_whitespace();
     let (start, end) = words.next()?.split_once('-')?;
     let permissions = words.next()?;
-    let inode = words.nth(2)?;
-    if permissions != "r-xp" || inode == "0" {
+    let offset = u64::from_str_radix(words.next()?, 16).ok()?;
+    let inode = words.nth(1)?;
+    let unchanging = permissions == "r-xp" || (permissions == "r--p" && offset == 0);
+    if !unchanging || inode == "0" {
         return None;
     }
     let start = usize::from_str_radix(start, 16).ok()?;
@@ -47,12 +49,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_code_of_files_is_shed() {
+    fn only_what_never_changes_is_shed() {
         let code = "0061a000-01100000 r-xp 00419000 fe:00 1234   /usr/bin/pgbaton";
-        let (start, length) = code_of_a_file(code).unwrap();
+        let (start, length) = unchanging_part_of_a_file(code).unwrap();
         assert_eq!((start.as_ptr().addr(), length), (0x61_a000, 0xae_6000));
+        let constants = "00200000-0061a000 r--p 00000000 fe:00 1234   /usr/bin/pgbaton";
+        let (start, length) = unchanging_part_of_a_file(constants).unwrap();
+        assert_eq!((start.as_ptr().addr(), length), (0x20_0000, 0x41_a000));
         for line in [
-            "00200000-0061a000 r--p 00000000 fe:00 1234   /usr/bin/pgbaton",
+            "01102000-0110b000 r--p 00f00000 fe:00 1234   /usr/bin/pgbaton",
             "01100000-0110b000 rw-p 00efe000 fe:00 1234   /usr/bin/pgbaton",
             "01100000-0110b000 rwxp 00efe000 fe:00 1234   /usr/bin/pgbaton",
             "01100000-0110b000 r-xs 00efe000 fe:00 1234   /usr/bin/pgbaton",
@@ -60,7 +65,7 @@ mod tests {
             "1a93f000-1a983000 rw-p 00000000 00:00 0   [heap]",
             "",
         ] {
-            assert_eq!(code_of_a_file(line), None, "{line}");
+            assert_eq!(unchanging_part_of_a_file(line), None, "{line}");
         }
     }
 

@@ -18,6 +18,8 @@ const LOOK_AT_PROCESSES: Duration = Duration::from_millis(250);
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
 /// Rounds of housekeeping without a change of the server after which a change is over.
 const QUIET_ROUNDS: u32 = 3;
+/// And after which everything that follows it is over.
+const LONG_QUIET_ROUNDS: u32 = 20;
 
 impl Guard {
     /// The thread that notices the server's end and PostgreSQL processes that nobody ordered. Reads /proc only.
@@ -131,13 +133,14 @@ impl Guard {
         }
     }
 
-    /// Once after each change of the server, when it is over: what was needed for it stays away from then on.
+    /// After each change of the server, when it is over and again when what follows it (permits, names, a checkpoint) is over too: what
+    /// was needed for it stays away from then on.
     fn shed_when_quiet(&self, (before, rounds): (WatchMark, u32)) -> (WatchMark, u32) {
         let mark = self.live().watch_mark();
         if mark != before || mark.is_busy {
             return (mark, 0);
         }
-        if rounds == QUIET_ROUNDS {
+        if rounds == QUIET_ROUNDS || rounds == LONG_QUIET_ROUNDS {
             shed_code();
         }
         (mark, rounds.saturating_add(1))

@@ -9,8 +9,9 @@ use tracing_subscriber::EnvFilter;
 
 use super::demo::{self, Plan};
 use super::faults::Fault;
+use super::report::FaultReport;
 use super::settings::Choice;
-use super::watchdog;
+use super::{summary, watchdog};
 
 /// Breaks a pgbaton cluster on purpose and says what its clients saw. For trying and testing, never for production.
 #[derive(Debug, Parser)]
@@ -26,6 +27,12 @@ enum Command {
     Demo(DemoArguments),
     /// Lists the faults
     Faults,
+    /// Makes a table of reports: reads the lines of 'demo --json' on stdin, writes rows of Markdown
+    Table {
+        /// Write the table's head too
+        #[arg(long)]
+        head: bool,
+    },
     /// Ends what a killed rig left behind (started by the rig itself)
     #[command(hide = true)]
     Watchdog {
@@ -81,6 +88,9 @@ struct DemoArguments {
     /// The binary under test [default: pgbaton beside this executable]
     #[arg(long, value_name = "PATH")]
     pgbaton: Option<PathBuf>,
+    /// Containers without PID namespaces, as on a kernel that forbids them
+    #[arg(long, hide = true)]
+    no_namespaces: bool,
     /// Environment of every sidecar, as NAME=VALUE; may be given several times
     #[arg(long = "sidecar-env", value_name = "NAME=VALUE", value_parser = name_and_value)]
     sidecar_env: Vec<(String, String)>,
@@ -109,6 +119,7 @@ impl From<DemoArguments> for Plan {
                 subnet: given.subnet,
                 directory: given.dir,
                 pgbaton: given.pgbaton,
+                namespaces: !given.no_namespaces,
                 chaos: None,
                 sidecar_env: given.sidecar_env,
                 guard_env: Vec::new(),
@@ -139,11 +150,31 @@ pub fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
+        Command::Table { head } => table(head),
         Command::Watchdog { directory } => {
             watchdog::watch(&directory);
             ExitCode::SUCCESS
         }
     }
+}
+
+fn table(head: bool) -> ExitCode {
+    let mut reports: Vec<FaultReport> = Vec::new();
+    for (number, line) in std::io::stdin().lines().enumerate() {
+        let read = line.map_err(|error| error.to_string());
+        match read.and_then(|line| serde_json::from_str(&line).map_err(|error| error.to_string())) {
+            Ok(report) => reports.push(report),
+            Err(error) => {
+                eprintln!("error: line {} is no report: {error}", number + 1);
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    if head {
+        print!("{}", summary::markdown_head());
+    }
+    print!("{}", summary::markdown_rows(&reports));
+    ExitCode::SUCCESS
 }
 
 fn demo(plan: Plan) -> ExitCode {

@@ -56,6 +56,13 @@ pub fn own_name() -> String {
         .map_or_else(|| uid.to_string(), |user| user.name)
 }
 
+/// Whether a program of this name is in PATH.
+#[must_use]
+pub fn has_program(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(name).is_file())
+}
+
 /// Gives a file or directory to the account that PostgreSQL runs as.
 ///
 /// # Errors
@@ -66,31 +73,35 @@ pub fn give(path: &Path, account: Option<&Account>) -> Result<()> {
         .with_context(|| format!("cannot give {} to user {}", path.display(), account.name))
 }
 
+/// What the guard and the rig run.
+const PROGRAMS: [&str; 7] = [
+    "postgres",
+    "initdb",
+    "pg_ctl",
+    "pg_basebackup",
+    "pg_rewind",
+    "psql",
+    "pg_controldata",
+];
+
 /// The directory of PostgreSQL's server programs: `PGBATON_BINDIR`, else Debian's newest, else that of `postgres` in PATH.
 ///
 /// # Errors
 /// When there is none, with what to install.
 pub fn postgres_programs() -> Result<PathBuf> {
-    let complete = |directory: &Path| {
-        [
-            "postgres",
-            "initdb",
-            "pg_ctl",
-            "pg_basebackup",
-            "pg_rewind",
-            "psql",
-            "pg_controldata",
-        ]
-        .iter()
-        .all(|program| directory.join(program).is_file())
+    let lacks = |directory: &Path| -> Vec<&str> {
+        let all = PROGRAMS.into_iter();
+        all.filter(|program| !directory.join(program).is_file()).collect()
     };
+    let complete = |directory: &Path| lacks(directory).is_empty();
     if let Some(directory) = std::env::var_os("PGBATON_BINDIR").map(PathBuf::from) {
         if complete(&directory) {
             return Ok(directory);
         }
         bail!(
-            "PGBATON_BINDIR={} has no complete set of PostgreSQL programs",
-            directory.display()
+            "PGBATON_BINDIR={} lacks {}: name a directory with all of PostgreSQL's programs, or unset it",
+            directory.display(),
+            lacks(&directory).join(", ")
         );
     }
     let mut debian: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
@@ -112,8 +123,9 @@ pub fn postgres_programs() -> Result<PathBuf> {
         return Ok(directory);
     }
     bail!(
-        "no PostgreSQL server programs found (postgres, initdb, pg_ctl, pg_basebackup, pg_rewind): install them, on Debian \
-         and Ubuntu with 'scripts/setup.sh' or 'apt-get install postgresql', or set PGBATON_BINDIR"
+        "no directory with all of PostgreSQL's programs found ({}): install them, on Debian and Ubuntu with 'scripts/setup.sh', \
+         or set PGBATON_BINDIR",
+        PROGRAMS.join(", ")
     );
 }
 

@@ -13,7 +13,7 @@ pub struct FaultReport {
     pub outage_ms: u64,
     /// Writes acknowledged in the window.
     pub acknowledged: u64,
-    /// Writes acknowledged since the run began that are not in the table.
+    /// Acknowledged writes, of this window or an earlier one, that were lost by this fault.
     pub lost: u64,
     /// Two servers took writes side by side.
     pub two_writable: bool,
@@ -25,9 +25,10 @@ pub struct FaultReport {
     pub new_primary: Option<String>,
     /// From the fault (for faults that are taken back: from then) until the cluster was whole again; none: it was not.
     pub rejoined_ms: Option<u64>,
-    /// How the hit member came back: `follow`, `rewind`, `clone`; none: it was never away or is not back.
+    /// How the hit member came back: `follow`, `rewind`, `clone`; none: its server never ended, or it is not back.
     pub rejoined_by: Option<String>,
     /// Phases of the takeover, in order, as the new primary recorded them.
+    #[serde(with = "phases")]
     pub phases_ms: Vec<(String, u64)>,
     /// Anything else worth reading.
     pub detail: Detail,
@@ -56,7 +57,69 @@ pub struct Detail {
     pub trouble: Option<String>,
 }
 
+/// An object in JSON, in the order of the phases.
+mod phases {
+    use serde::de::{Deserializer, MapAccess, Visitor};
+    use serde::ser::Serializer;
+
+    pub fn serialize<S: Serializer>(phases: &[(String, u64)], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(phases.iter().map(|(name, ms)| (name, ms)))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(String, u64)>, D::Error> {
+        struct Ordered;
+        impl<'de> Visitor<'de> for Ordered {
+            type Value = Vec<(String, u64)>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object of milliseconds")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut phases = Vec::new();
+                while let Some(phase) = map.next_entry()? {
+                    phases.push(phase);
+                }
+                Ok(phases)
+            }
+        }
+        from.deserialize_map(Ordered)
+    }
+}
+
+/// What is said about a fault that was not inflicted, because the cluster had not healed from an earlier one.
+pub const NOT_RUN: &str = "not run";
+
 impl FaultReport {
+    /// Of a fault that was not inflicted.
+    #[must_use]
+    pub fn not_run(fault: &str, durability: &str) -> Self {
+        Self {
+            fault: fault.to_owned(),
+            durability: durability.to_owned(),
+            outage_ms: 0,
+            acknowledged: 0,
+            lost: 0,
+            two_writable: false,
+            read_only_errors: 0,
+            old_primary: None,
+            new_primary: None,
+            rejoined_ms: None,
+            rejoined_by: None,
+            phases_ms: Vec::new(),
+            detail: Detail {
+                trouble: Some(NOT_RUN.to_owned()),
+                ..Detail::default()
+            },
+        }
+    }
+
+    /// Whether the fault was inflicted, or tried to be.
+    #[must_use]
+    pub fn was_run(&self) -> bool {
+        self.detail.trouble.as_deref() != Some(NOT_RUN)
+    }
+
     /// Nothing lost (sync), never two writable, whole again.
     #[must_use]
     pub fn is_good(&self) -> bool {
@@ -129,20 +192,32 @@ mod tests {
 
     fn report() -> FaultReport {
         FaultReport {
-            fault: "pod-kill".to_owned(),
-            durability: "sync".to_owned(),
             outage_ms: 1,
             acknowledged: 1,
-            lost: 0,
-            two_writable: false,
-            read_only_errors: 0,
-            old_primary: None,
-            new_primary: None,
             rejoined_ms: Some(1),
-            rejoined_by: None,
-            phases_ms: Vec::new(),
             detail: Detail::default(),
+            ..FaultReport::not_run("pod-kill", "sync")
         }
+    }
+
+    #[test]
+    fn phases_are_an_object_in_their_order() {
+        let mut one = report();
+        one.phases_ms = vec![("pledges".to_owned(), 20), ("names".to_owned(), 3)];
+        assert!(
+            one.json().contains(r#""phases_ms":{"pledges":20,"names":3}"#),
+            "{}",
+            one.json()
+        );
+        let read: FaultReport = serde_json::from_str(&one.json()).unwrap();
+        assert_eq!(read.phases_ms, one.phases_ms);
+    }
+
+    #[test]
+    fn what_was_not_run_is_not_good() {
+        let one = FaultReport::not_run("pod-kill", "sync");
+        assert!(!one.is_good() && !one.was_run());
+        assert!(report().is_good() && report().was_run());
     }
 
     #[test]

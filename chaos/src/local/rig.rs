@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use jiff::Timestamp;
 
 use super::api::{ADMIN, ApiServer, Options};
 use super::forwarder::Forwarder;
@@ -131,7 +132,15 @@ impl Rig {
     /// # Errors
     /// What is missing after `bound`.
     pub async fn wait_whole(&self, bound: Duration) -> Result<(), Vec<String>> {
-        whole::wait(&self.settings, &self.store, &self.members, bound).await
+        whole::wait(&self.settings, &self.store, &self.members, None, bound).await
+    }
+
+    /// As `wait_whole`, and the primary has renewed the Lease after `since`.
+    ///
+    /// # Errors
+    /// What is missing after `bound`.
+    pub async fn wait_whole_since(&self, since: Timestamp, bound: Duration) -> Result<(), Vec<String>> {
+        whole::wait(&self.settings, &self.store, &self.members, Some(since), bound).await
     }
 
     /// Applies a member's StatefulSet again, as `kubectl apply` of its manifest does, with these values of the tutorial's env.

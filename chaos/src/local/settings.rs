@@ -90,6 +90,8 @@ pub struct Choice {
     pub pgbaton: Option<PathBuf>,
     /// `pgbaton-chaos` itself, for its watchdog; none: this executable.
     pub chaos: Option<PathBuf>,
+    /// False: containers have no PID namespace even where the kernel would give one.
+    pub namespaces: bool,
     /// Further environment of every sidecar, for tests.
     pub sidecar_env: Vec<(String, String)>,
     /// Further environment of every guard, for tests.
@@ -106,6 +108,7 @@ impl Default for Choice {
             directory: None,
             pgbaton: None,
             chaos: None,
+            namespaces: true,
             sidecar_env: Vec::new(),
             guard_env: Vec::new(),
         }
@@ -147,7 +150,11 @@ impl Settings {
         }
         let programs = host::postgres_programs()?;
         let account = host::server_account()?;
-        let (isolation, isolation_note) = host::isolation().await;
+        let (isolation, isolation_note) = if choice.namespaces {
+            host::isolation().await
+        } else {
+            (Isolation::None, Some("not wanted".to_owned()))
+        };
         let binary = binary_under_test(choice.pgbaton.as_deref())?;
         host::check_free(&addresses(&choice))?;
         let directory = make_directory(choice.directory.as_deref())?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use pgbaton::core::record::{Durability, Record};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -36,8 +37,14 @@ pub fn record_of(lease: &Value) -> Option<Record> {
     Record::parse(text).ok()
 }
 
-/// What is missing; empty: the cluster is whole.
-pub async fn missing(settings: &Settings, store: &Store, members: &[Member]) -> Vec<String> {
+/// What is missing; empty: the cluster is whole. With `since`, the primary's present pod must have renewed the Lease after that
+/// moment too: a cluster that was hit looks whole until the damage shows.
+pub async fn missing(
+    settings: &Settings,
+    store: &Store,
+    members: &[Member],
+    since: Option<Timestamp>,
+) -> Vec<String> {
     let Some(record) = record(store) else {
         return vec!["the Lease has no readable record".to_owned()];
     };
@@ -63,6 +70,7 @@ pub async fn missing(settings: &Settings, store: &Store, members: &[Member]) -> 
             missing.push(format!("the record does not have {}", member.name));
         }
     }
+    missing.extend(since.and_then(|since| renewal_missing(store, home, since)));
     missing.extend(objects_missing(store, members, primary_name));
     missing.extend(streaming_missing(settings, &record, members, home).await);
     if record.durability == Durability::Sync {
@@ -80,6 +88,28 @@ pub async fn missing(settings: &Settings, store: &Store, members: &[Member]) -> 
         }
     }
     missing
+}
+
+/// The rig and the members read the same clock. A renewal that was on its way when the fault came carries an older time.
+fn renewal_missing(store: &Store, home: &Member, since: Timestamp) -> Option<String> {
+    let lease = store.get(Kind::Lease, CLUSTER)?;
+    let text = |pointer: &str| {
+        let value = lease.pointer(pointer).and_then(Value::as_str);
+        value.unwrap_or_default().to_owned()
+    };
+    let pod = store.get(Kind::Pod, &home.pod()).unwrap_or_default();
+    let uid = pod.pointer("/metadata/uid").and_then(Value::as_str);
+    let holder = text("/spec/holderIdentity");
+    if uid.is_none_or(|uid| holder != format!("{}_{uid}", home.name)) {
+        return Some(format!(
+            "the Lease is held by '{holder}', not by the present pod of {}",
+            home.name
+        ));
+    }
+    let renewed: Option<Timestamp> = text("/spec/renewTime").parse().ok();
+    renewed
+        .is_none_or(|renewed| renewed <= since)
+        .then(|| format!("{} has not renewed the Lease since the fault was over", home.name))
 }
 
 /// Selector of the Service and env of every StatefulSet.
@@ -200,7 +230,7 @@ async fn following_missing(settings: &Settings, member: &Member, home: &Member) 
     }
 }
 
-/// Waits until the cluster is whole.
+/// Waits until the cluster is whole, see `missing`.
 ///
 /// # Errors
 /// What is still missing after `bound`.
@@ -208,11 +238,12 @@ pub async fn wait(
     settings: &Settings,
     store: &Store,
     members: &[Member],
+    since: Option<Timestamp>,
     bound: Duration,
 ) -> Result<(), Vec<String>> {
     let deadline = Instant::now() + bound;
     loop {
-        let missing = missing(settings, store, members).await;
+        let missing = missing(settings, store, members, since).await;
         if missing.is_empty() {
             return Ok(());
         }

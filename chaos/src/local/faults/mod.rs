@@ -16,6 +16,8 @@ use tokio::time::{Instant, sleep};
 
 use super::rig::Rig;
 
+pub use kill::server_processes;
+
 /// Between two looks while a fault waits for the cluster.
 const LOOK: Duration = Duration::from_millis(50);
 

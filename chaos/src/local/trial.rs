@@ -1,0 +1,221 @@
+//! One fault on a running cluster: inflicted, waited for, judged.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use pgbaton::core::record::{Durability, Record};
+use tokio::time::{Instant, sleep};
+
+use super::faults::{Fault, Inflicted, server_processes};
+use super::kubelet::{Kubelet, Role};
+use super::observer::Observer;
+use super::oracle::Oracle;
+use super::process;
+use super::report::{Detail, FaultReport};
+use super::rig::Rig;
+use super::whole;
+use super::workload::Workload;
+
+/// Until a cluster is whole again after a fault is over: a Lease's duration, a clone, and time to spare on a loaded machine.
+const WHOLE_AGAIN: Duration = Duration::from_secs(90);
+/// After the cluster is whole, for what shows late (a second writer, a second takeover).
+const SETTLE: Duration = Duration::from_secs(1);
+/// Clients must be served again within this time after the cluster is whole.
+const SERVED_BOUND: Duration = Duration::from_secs(10);
+
+/// What faults are judged by.
+#[derive(Debug)]
+pub struct Trial<'a> {
+    /// The cluster.
+    pub rig: &'a Rig,
+    /// Its timeline.
+    pub observer: &'a Observer,
+    /// Its clients.
+    pub workload: Workload,
+    /// The independent writers.
+    pub oracle: Oracle,
+    /// Lost by earlier faults.
+    pub known_lost: Vec<i64>,
+}
+
+impl Trial<'_> {
+    /// Inflicts one fault, waits until the cluster is whole, and judges what it did.
+    pub async fn run(&mut self, fault: Fault) -> FaultReport {
+        let before = whole::record(&self.rig.store);
+        let servers = postmasters(self.rig);
+        let (inflicted, mut trouble) = self.inflict(fault).await;
+        let whole = self.rig.wait_whole_since(Timestamp::now(), WHOLE_AGAIN).await;
+        if whole.is_ok() {
+            self.observer
+                .note("cluster", "whole: one primary, all others stream from it");
+        }
+        let rejoined_ms = whole.is_ok().then(|| millis(inflicted.over.elapsed()));
+        let mut not_whole = whole.err().unwrap_or_default();
+        // Whole is one thing, serving another: clients must get an answer again too.
+        if not_whole.is_empty() && !served_again(&self.workload, Instant::now()).await {
+            not_whole.push(format!(
+                "no client's write was acknowledged within {} s",
+                SERVED_BOUND.as_secs()
+            ));
+        }
+        sleep(SETTLE).await;
+        let ended = Instant::now();
+        let after = whole::record(&self.rig.store);
+        let lost = match self.newly_lost().await {
+            Ok(lost) => lost,
+            Err(error) => {
+                trouble = trouble.or(Some(format!("whether writes were lost is not known: {error:#}")));
+                Vec::new()
+            }
+        };
+        let recorded = after.as_ref().map(timelines);
+        let two_writable = self.oracle.two_writable(inflicted.at, recorded.as_ref());
+        let came_back = inflicted
+            .hit
+            .as_ref()
+            .filter(|hit| not_whole.is_empty() && servers.get(*hit) != postmasters(self.rig).get(*hit));
+        let by = |hit| rejoined_by(self.observer, hit, inflicted.at, before.as_ref(), after.as_ref());
+        let rejoined_by = came_back.and_then(|hit| by(hit));
+        let (why, phases_ms) = newest_term(before.as_ref(), after.as_ref()).unzip();
+        let summary = self.workload.summary(inflicted.at, ended);
+        FaultReport {
+            fault: fault.to_string(),
+            durability: durability(self.rig).to_owned(),
+            outage_ms: summary.outage_ms,
+            acknowledged: summary.acknowledged,
+            lost: lost.len() as u64,
+            two_writable: two_writable.is_some(),
+            read_only_errors: summary.read_only,
+            old_primary: before.as_ref().and_then(primary),
+            new_primary: after.as_ref().and_then(primary),
+            rejoined_ms,
+            rejoined_by,
+            phases_ms: phases_ms.unwrap_or_default(),
+            detail: Detail {
+                did: inflicted.did,
+                why,
+                unknown: summary.unknown,
+                failed: summary.failed,
+                client_errors: self.workload.errors(inflicted.at, ended),
+                lost_ids: lost.into_iter().take(20).collect(),
+                two_writable,
+                not_whole,
+                trouble,
+            },
+        }
+    }
+
+    /// What was done, or why it could not be.
+    async fn inflict(&self, fault: Fault) -> (Inflicted, Option<String>) {
+        let began = Instant::now();
+        match fault.inflict(self.rig).await {
+            Ok(inflicted) => {
+                self.observer.note("fault", &inflicted.did);
+                (inflicted, None)
+            }
+            Err(error) => {
+                let nothing = Inflicted {
+                    at: began,
+                    over: Instant::now(),
+                    hit: None,
+                    did: "could not be inflicted".to_owned(),
+                };
+                (nothing, Some(format!("{error:#}")))
+            }
+        }
+    }
+
+    /// Acknowledged writes that are not in the table now and were not reported before: in async durability a loss stays.
+    async fn newly_lost(&mut self) -> anyhow::Result<Vec<i64>> {
+        let lost = self.workload.lost().await?;
+        let known: BTreeSet<i64> = self.known_lost.iter().copied().collect();
+        let new: Vec<i64> = lost.into_iter().filter(|id| !known.contains(id)).collect();
+        self.known_lost.extend(&new);
+        Ok(new)
+    }
+}
+
+/// Each member's postmaster, with its start time: the same one before and after means that the server never ended.
+fn postmasters(rig: &Rig) -> BTreeMap<String, (i32, Option<u64>)> {
+    let of = |kubelet: &Arc<Kubelet>| {
+        let container = kubelet.container(Role::Server)?;
+        let pid = *server_processes(&container).first()?;
+        Some((kubelet.member().name.clone(), (pid, process::start_time(pid))))
+    };
+    rig.kubelets.iter().filter_map(of).collect()
+}
+
+fn durability(rig: &Rig) -> &'static str {
+    match rig.settings.choice.durability {
+        Durability::Sync => "sync",
+        Durability::Async => "async",
+    }
+}
+
+fn primary(record: &Record) -> Option<String> {
+    Some(record.primary.as_ref()?.member.as_str().to_owned())
+}
+
+async fn served_again(workload: &Workload, since: Instant) -> bool {
+    while since.elapsed() < SERVED_BOUND {
+        if workload.acknowledged_since(since) > 0 {
+            return true;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    false
+}
+
+/// Timelines that the record knows: those promoted to and those they left, and the primary's own.
+fn timelines(record: &Record) -> BTreeSet<u32> {
+    let promoted = record
+        .promotions
+        .iter()
+        .flat_map(|promotion| [promotion.timeline.0, promotion.parent.0]);
+    promoted
+        .chain(record.timeline.map(|timeline| timeline.0))
+        .collect()
+}
+
+/// Why and phases of the last term, when it is a later one than before.
+fn newest_term(before: Option<&Record>, after: Option<&Record>) -> Option<(String, Vec<(String, u64)>)> {
+    let newest = after?.history.last()?;
+    let known = before
+        .and_then(|record| record.history.last())
+        .map(|entry| entry.term);
+    (known != Some(newest.term)).then(|| (newest.why.clone(), newest.phases.clone()))
+}
+
+/// Same data: followed. New data: what its guard was seen to do since `from`.
+fn rejoined_by(
+    observer: &Observer,
+    hit: &str,
+    from: Instant,
+    before: Option<&Record>,
+    after: Option<&Record>,
+) -> Option<String> {
+    let data = |record: Option<&Record>| {
+        record?
+            .members
+            .iter()
+            .find(|member| member.member.as_str() == hit)
+            .map(|member| member.data_id.clone())
+    };
+    let now = data(after)?;
+    if Some(now) == data(before) {
+        return Some("follow".to_owned());
+    }
+    let entries = observer.since(from);
+    let seen = entries
+        .into_iter()
+        .rev()
+        .filter(|entry| entry.who == hit)
+        .find_map(|entry| entry.operation);
+    Some(seen.unwrap_or_else(|| "rewind or clone".to_owned()))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
