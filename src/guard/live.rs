@@ -11,6 +11,7 @@ use super::command::ServerCommand;
 use super::disk::{State, StateFile};
 use super::prepare::Settings;
 use super::processes::Belongs;
+use super::programs::Versions;
 use super::protocol::{
     DataState, DownReason, Operation, OperationEnd, Permit, Pledge, RestPosition, Server, Status,
 };
@@ -123,6 +124,8 @@ pub struct Guard {
     pub children: Children,
     /// The process that ends the server when a guard that is not PID 1 dies; zero: none.
     pub keeper: AtomicI32,
+    /// Versions of PostgreSQL's programs.
+    pub versions: Versions,
     live: Mutex<Live>,
     changed: Condvar,
     state: Mutex<State>,
@@ -189,6 +192,7 @@ impl Guard {
             command,
             children: Children::default(),
             keeper: AtomicI32::new(0),
+            versions: Versions::default(),
             live: Mutex::new(live),
             changed: Condvar::new(),
             state: Mutex::new(state),

@@ -20,6 +20,8 @@ pub mod orders;
 pub mod pledge;
 pub mod prepare;
 pub mod processes;
+pub mod programs;
+pub mod progress;
 pub mod promote;
 pub mod protocol;
 pub mod resident;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::clock::boot_ms;
-use super::control::{Control, ControlState, PidFile};
+use super::control::{Control, ControlState, PidFile, major_version};
 use super::disk::{Unfinished, is_empty};
 use super::housekeeping::{mark_with, new_data_id};
 use super::live::{Guard, Role, lock};
@@ -78,6 +78,10 @@ impl Guard {
             ));
         }
         if !is_empty(&self.settings.pgdata)? {
+            // What an initialisation left half done is made anew whatever its version; other data is somebody's.
+            if self.state().unfinished != Some(Unfinished::Initialise) {
+                self.check_data_version(major_version(&self.settings.pgdata))?;
+            }
             self.move_aside()?;
         }
         self.save(|state| {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 
 use super::children::Exit;
 use super::clock::boot_ms;
-use super::control::{Control, ControlState, PidFile};
+use super::control::{Control, ControlState, PidFile, major_version};
 use super::disk::{lay_file, remove_if_there};
 use super::live::{Guard, Role, lock};
 use super::processes::{Table, read_one};
@@ -60,6 +60,7 @@ impl Guard {
             if self.live().data != DataState::Complete {
                 return wrong_state("PGDATA holds no complete database: initialise or clone first");
             }
+            self.check_data_version(major_version(&self.settings.pgdata))?;
             self.clear_the_way()?;
         }
         self.clear_socket_locks();
@@ -303,49 +304,6 @@ impl Guard {
             live.fresh_copy = false;
         });
         rest.map(|r| r.position)
-    }
-
-    /// A program of PostgreSQL, of the data's version where several are installed. Speaks English.
-    #[must_use]
-    pub fn tool(&self, name: &str) -> Command {
-        let major = self.live().major_version.unwrap_or(0);
-        let versioned = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin/{name}"));
-        let mut command = Command::new(if versioned.exists() {
-            versioned
-        } else {
-            PathBuf::from(name)
-        });
-        command
-            .env("LC_ALL", "C")
-            .env("PGDATA", &self.settings.pgdata)
-            .stdin(Stdio::null());
-        command
-    }
-
-    /// Runs a short-lived program; answers how it ended and what it wrote.
-    ///
-    /// # Errors
-    /// When it cannot be started, or has not ended in time (it is killed then).
-    pub fn run_tool(&self, command: &mut Command, at_most: Duration) -> Outcome<(Exit, String)> {
-        let name = command.get_program().to_string_lossy().into_owned();
-        command.stdout(Stdio::null()).stderr(Stdio::piped());
-        let (pid, mut child) = self
-            .children
-            .spawn(command)
-            .map_err(|e| Problem::Failed(format!("cannot run {name}: {e}")))?;
-        let stderr = child.stderr.take();
-        let Some(exit) = self.children.wait(pid, at_most) else {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            return Err(Problem::Failed(format!(
-                "{name} did not end within {} s",
-                at_most.as_secs()
-            )));
-        };
-        let mut text = String::new();
-        if let Some(stderr) = stderr {
-            let _ = stderr.take(4096).read_to_string(&mut text);
-        }
-        Ok((exit, text.trim().to_owned()))
     }
 }
 
