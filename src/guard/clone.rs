@@ -222,7 +222,8 @@ impl Guard {
             let has = |directory: &Path, id: &DataId| data_id_in(directory).as_ref() == Some(id);
             let copy = self.settings.clone_dir();
             if !has(pgdata, &new) && has(&copy, &new) {
-                if pgdata.exists() {
+                // An empty PGDATA was made by a guard that started in between: the old data lies beside it already.
+                if !is_empty(pgdata)? {
                     remove_tree(&old)?;
                     fs::rename(pgdata, &old)?;
                 }
@@ -231,7 +232,7 @@ impl Guard {
                 sync_parent(&copy)?;
             }
             let done = has(pgdata, &new);
-            if !done && !pgdata.exists() && old.exists() {
+            if !done && is_empty(pgdata)? && old.exists() {
                 fs::rename(&old, pgdata)?;
                 sync_parent(pgdata)?;
             }
@@ -244,7 +245,8 @@ impl Guard {
             })?;
         }
         // A crash after the rename and before the state was written is met above; here PGDATA is what the state says.
-        if pgdata.exists() {
+        let given_up = self.state().unfinished == Some(Unfinished::Replace);
+        if given_up || !is_empty(pgdata)? {
             remove_tree(&old)?;
         }
         Ok(())
