@@ -228,3 +228,53 @@ fn no_order_but_initialise_makes_a_database() {
     rig.initialise();
     assert!(rig.base().join("data/initdb-ran").exists(), "the trap works");
 }
+
+/// Why a server died is told, shortly, and without the passwords that stood in what it wrote.
+#[test]
+fn the_last_words_of_a_server_are_short_and_hold_no_password() {
+    let mut rig = Rig::new();
+    let programs = Programs::first_in_path(&mut rig);
+    rig.start();
+    rig.initialise();
+    let long = "x".repeat(5000);
+    programs.replace(
+        "postgres",
+        &format!(
+            "if [ \"$1\" = --version ]; then exec \"$REAL\" \"$@\"; fi\n\
+             for n in $(seq 50); do echo \"line $n {long}\" >&2; done\n\
+             echo \"FATAL:  could not open \\\"/nowhere\\\"\" >&2\n\
+             printf '%s and %s\\n' {long} \"$POSTGRES_PASSWORD\" >&2\n\
+             printf '%299.299s%s\\n' '' \"$POSTGRES_PASSWORD\" >&2\n\
+             echo \"STATEMENT:  alter role repl password 'another-secret'\" >&2\n\
+             exit 3"
+        ),
+    );
+    rig.permit(1, 60_000);
+    // Accepted: how it ends is seen later.
+    rig.order(
+        1,
+        Order::StartPrimary {
+            synchronous_standby_names: String::new(),
+        },
+    );
+    let status = rig.await_status("the end", |s| {
+        matches!(
+            s.server,
+            Server::Down {
+                reason: DownReason::Crashed,
+                ..
+            }
+        )
+    });
+    let Server::Down { detail, .. } = &status.server else {
+        unreachable!()
+    };
+    assert!(detail.starts_with("exit status 3\n"), "{detail}");
+    assert!(detail.contains("FATAL:  could not open"), "{detail}");
+    assert!(detail.chars().count() < 9 * 301 + 20 && detail.lines().count() <= 9);
+    // Not the beginning of one either, where a line was cut.
+    for secret in [rig::PASSWORD, &rig::PASSWORD[..3], "another-secret"] {
+        assert!(!detail.contains(secret), "{detail}");
+    }
+    assert!(!format!("{:?}", rig.connect().ask(&rig::request(Order::Status, None))).contains("sEc"));
+}

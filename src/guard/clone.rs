@@ -152,6 +152,7 @@ impl Guard {
     fn copy(&self, source: &Source, copy: &Path, passfile: &Path) -> Result<(), String> {
         let text = |e: io::Error| format!("cannot prepare the clone: {e}");
         remove_tree(copy).map_err(text)?;
+        self.secrets.remember(&source.upstream.password.0);
         write_passfile(passfile, &source.upstream).map_err(text)?;
         let mut command = self.tool("pg_basebackup");
         command

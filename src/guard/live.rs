@@ -9,6 +9,7 @@ use super::children::Children;
 use super::clock::boot_ms;
 use super::command::ServerCommand;
 use super::disk::{State, StateFile};
+use super::last_words::Secrets;
 use super::prepare::Settings;
 use super::processes::Belongs;
 use super::programs::Versions;
@@ -124,6 +125,8 @@ pub struct Guard {
     pub children: Children,
     /// The process that ends the server when a guard that is not PID 1 dies; zero: none.
     pub keeper: AtomicI32,
+    /// Passwords that nobody shall read in a status.
+    pub secrets: Secrets,
     /// Versions of PostgreSQL's programs.
     pub versions: Versions,
     live: Mutex<Live>,
@@ -192,6 +195,7 @@ impl Guard {
             command,
             children: Children::default(),
             keeper: AtomicI32::new(0),
+            secrets: Secrets::default(),
             versions: Versions::default(),
             live: Mutex::new(live),
             changed: Condvar::new(),

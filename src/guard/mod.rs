@@ -13,6 +13,7 @@ pub mod disk;
 pub mod fence;
 pub mod housekeeping;
 pub mod keeper;
+pub mod last_words;
 pub mod live;
 pub mod log;
 pub mod operation;

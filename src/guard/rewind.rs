@@ -77,6 +77,7 @@ impl Guard {
 
     fn begin(&self, upstream: &Upstream, passfile: &Path) -> std::io::Result<()> {
         let pgdata = &self.settings.pgdata;
+        self.secrets.remember(&upstream.password.0);
         write_passfile(passfile, upstream)?;
         self.save(|state| {
             state.unfinished = Some(Unfinished::Rewind);

@@ -1,7 +1,6 @@
 //! Starts, reloads and stops the server.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -15,16 +14,12 @@ use super::children::Exit;
 use super::clock::boot_ms;
 use super::control::{Control, ControlState, PidFile, major_version};
 use super::disk::{lay_file, remove_if_there};
-use super::live::{Guard, Role, lock};
+use super::live::{Guard, Role};
 use super::processes::{Table, read_one};
 use super::protocol::{DataState, DownReason, Refusal, RestPosition, Server};
 use super::wal::end_of_wal;
 use crate::core::types::{Lsn, Position, Term};
 
-/// Lines of the server's output that are kept for the status.
-const KEPT_LINES: usize = 8;
-/// Longest of them.
-const KEPT_BYTES: usize = 300;
 /// How long an immediate shutdown may take.
 const IMMEDIATE: Duration = Duration::from_secs(1);
 /// Why an order was not carried out.
@@ -184,8 +179,8 @@ impl Guard {
         }
         let (pid, mut child) = self.children.spawn(&mut command)?;
         if let Some(stderr) = child.stderr.take() {
-            let output = Arc::clone(output);
-            std::thread::spawn(move || pass_on(stderr, &output));
+            let (guard, output) = (Arc::clone(self), Arc::clone(output));
+            std::thread::spawn(move || guard.pass_on(stderr, &output));
         }
         Ok(pid)
     }
@@ -327,29 +322,4 @@ pub fn rest_position(pgdata: &Path, hint: Option<Lsn>) -> std::io::Result<RestPo
         position: end_of_wal(pgdata, hint)?,
         clean: control.state == ControlState::ShutDownInRecovery,
     })
-}
-
-/// Passes the server's messages on to the container's log and keeps the last ones.
-fn pass_on(from: impl Read, kept: &Mutex<VecDeque<String>>) {
-    let mut reader = BufReader::new(from);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        // Bounded: a line without an end must not fill the memory.
-        match reader.by_ref().take(64 * 1024).read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {}
-        }
-        let _ = std::io::stderr().lock().write_all(&line);
-        let text: String = String::from_utf8_lossy(&line)
-            .trim_end()
-            .chars()
-            .take(KEPT_BYTES)
-            .collect();
-        let mut kept = lock(kept);
-        if kept.len() >= KEPT_LINES {
-            kept.pop_front();
-        }
-        kept.push_back(text);
-    }
 }
