@@ -149,6 +149,7 @@ impl Guard {
         for file in ["promote", "recovery.signal"] {
             remove_if_there(&pgdata.join(file))?;
         }
+        self.unbar_numbers()?;
         let removed = self.clean_auto_conf(pgdata)?;
         self.report_auto_conf(&removed);
         Ok(())
