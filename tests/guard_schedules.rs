@@ -62,6 +62,15 @@ fn a_pledge_ends_a_receiver_that_is_connecting() {
             let runs = !standby.titled("walreceiver").is_empty() && taken.lock().unwrap().len() > before;
             (runs && standby.sql("select count(*) from pg_stat_wal_receiver") == "0").then_some(())
         });
+        // With replay paused the startup process does not end the receiver by itself.
+        let paused = term % 2 == 0;
+        if paused {
+            standby.sql("select pg_wal_replay_pause()");
+            wait_for("the pause", || {
+                (standby.sql("select pg_get_wal_replay_pause_state()") == "paused").then_some(())
+            });
+            assert!(!standby.titled("walreceiver").is_empty(), "still connecting");
+        }
         let status = standby.must(term, Order::Pledge { hint: None });
         let left = standby.titled("walreceiver");
         assert!(left.is_empty(), "term {term}: {left:?}");
@@ -71,6 +80,9 @@ fn a_pledge_ends_a_receiver_that_is_connecting() {
         std::thread::sleep(Duration::from_millis(700));
         assert!(standby.titled("walreceiver").is_empty());
         assert_eq!(taken.lock().unwrap().len(), then, "nobody connects any more");
+        if paused {
+            standby.sql("select pg_wal_replay_resume()");
+        }
     }
 }
 
