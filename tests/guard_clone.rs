@@ -126,6 +126,8 @@ fn a_clone_that_is_not_what_was_wanted_changes_nothing() {
         timeline: Timeline(timeline),
         bytes,
         replace,
+        source_major: None,
+        notes: Vec::new(),
     };
     for (order, says) in [
         (order(upstream.clone(), SystemId(7), 1, None, false), "wanted 7"),
@@ -249,6 +251,7 @@ fn rewind_order(new: &Rig) -> Order {
     Order::Rewind {
         upstream: new.upstream("rewind"),
         timeline: Timeline(2),
+        source_major: None,
     }
 }
 

@@ -19,13 +19,13 @@ pub struct GuardArgs {
     #[arg(long, env = "PGBATON_RUN_DIR", default_value = "/pgbaton")]
     run_dir: PathBuf,
     /// User id that may connect to the socket, besides root and PostgreSQL's own user.
-    #[arg(long, env = "PGBATON_PEER_UID")]
+    #[arg(long, env = "PGBATON_PEER_UID", value_parser = clap::value_parser!(u32).range(..i64::from(u32::MAX)))]
     peer_uid: Option<u32>,
     /// Whom to become when started as root: a name of /etc/passwd or a number.
     #[arg(long, env = "PGBATON_USER", default_value = "postgres")]
     user: String,
-    /// How long to wait for the sidecar to hand over after the container's stop signal.
-    #[arg(long, env = "PGBATON_STOP_TIMEOUT", default_value = "25s", value_parser = humantime::parse_duration)]
+    /// How long to wait for the sidecar to hand over after the container's stop signal; 1s to 1h, below the pod's grace period.
+    #[arg(long, env = "PGBATON_STOP_TIMEOUT", default_value = "25s", value_parser = stop_timeout)]
     stop_timeout: Duration,
     /// Run although the guard is not PID 1 of its PID namespace; a second process then ends PostgreSQL if the guard dies.
     #[arg(long, env = "PGBATON_ALLOW_NOT_INIT")]
@@ -39,6 +39,19 @@ pub struct GuardArgs {
     /// The container's command, as in docker-entrypoint.sh, and the server's arguments.
     #[arg(last = true)]
     command: Vec<String>,
+}
+
+/// No time at all would cut off every handover; a pod is never given more than an hour.
+fn stop_timeout(text: &str) -> Result<Duration, String> {
+    let told = humantime::parse_duration(text).map_err(|e| format!("{e}: write it as 25s"))?;
+    if (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&told) {
+        Ok(told)
+    } else {
+        Err(
+            "must be between 1s and 1h, and a little below terminationGracePeriodSeconds of the pod"
+                .to_owned(),
+        )
+    }
 }
 
 /// Runs the guard until the container is stopped.

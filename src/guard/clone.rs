@@ -2,7 +2,7 @@
 //! whole (invariant 11), and a guard that dies at any of them leaves either the old data or the new, whole.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -14,13 +14,14 @@ use nix::unistd::Pid;
 
 use super::children::Exit;
 use super::control::{Control, major_version};
-use super::disk::{Unfinished, lay_file, remove_if_there, remove_tree, sync_parent};
+use super::disk::{Unfinished, is_empty, lay_file, remove_if_there, remove_tree, sync_parent};
 use super::housekeeping::{data_id_in, mark_with, new_data_id};
 use super::live::{Guard, lock};
+use super::progress::{Words, with_reserve};
 use super::protocol::{DataState, Refusal, Upstream};
 use super::server::{Outcome, Problem};
 use super::settings::{conninfo, write_passfile};
-use crate::core::types::{DataId, SystemId, Timeline};
+use crate::core::types::{DataId, SystemId, Term, Timeline};
 
 /// What to copy.
 #[derive(Debug, Clone)]
@@ -35,16 +36,25 @@ pub struct Source {
     pub bytes: Option<u64>,
     /// Old data may go first.
     pub replace: bool,
+    /// Major version of the source, where known.
+    pub major: Option<u32>,
+    /// What a person should know about the copy.
+    pub notes: Vec<String>,
+    /// Term of the order.
+    pub term: Term,
 }
 
 impl Guard {
     /// Begins a clone.
     ///
     /// # Errors
-    /// When the disk cannot hold it beside the old data, and that may not go first.
+    /// When the source is of another major version, or the disk cannot hold the copy beside the old data and that may not go first.
     pub fn clone_from_source(self: &Arc<Self>, source: Source, sequence: u64) -> Outcome {
+        self.check_source_version(source.upstream.host.as_str(), source.major)?;
+        self.look_at_disk();
         let free = self.live().disk.0;
-        let needed = source.bytes.map_or(0, |b| b.saturating_add(b / 10));
+        // A size that is not known yet is judged when the source tells it, before the first byte comes.
+        let needed = source.bytes.map_or(0, with_reserve);
         let too_big = needed > free;
         let empty = self.live().data == DataState::Empty;
         if too_big && (empty || !source.replace) {
@@ -61,8 +71,11 @@ impl Guard {
         if too_big {
             self.give_up_data()?;
         }
+        let notes = (!source.notes.is_empty()).then(|| source.notes.join("; "));
+        self.warn("source", notes);
+        let was = self.live().data;
         self.operate("clone", sequence, source.bytes, move |guard| {
-            guard.make_clone(&source)
+            guard.make_clone(&source, was)
         });
         Ok(())
     }
@@ -86,27 +99,60 @@ impl Guard {
         Ok(())
     }
 
-    fn make_clone(self: &Arc<Self>, source: &Source) -> Result<(), String> {
+    fn make_clone(self: &Arc<Self>, source: &Source, was: DataState) -> Result<(), String> {
         let copy = self.settings.clone_dir();
         let passfile = self.settings.run_dir.join("passfile.clone");
         let result = self.copy(source, &copy, &passfile);
         let _ = remove_if_there(&passfile);
         result.and_then(|()| {
             let order = lock(&self.orders);
-            if self.live().cancelled {
-                return Err("the clone was given up".to_owned());
-            }
+            self.still_wanted(source, was)?;
             let put = self
                 .put_in_place(&copy)
                 .map_err(|e| format!("the copy is whole, but could not be put in PGDATA's place: {e}"));
             drop(order);
-            put
+            put?;
+            self.warn("source", None);
+            Ok(())
         })
+    }
+
+    /// The copy took long: is it still what was ordered, and PGDATA what it was?
+    fn still_wanted(&self, source: &Source, was: DataState) -> Result<(), String> {
+        let (cancelled, lowest) = {
+            let live = self.live();
+            (live.cancelled, live.highest_term.max(live.barred_below))
+        };
+        if cancelled {
+            return Err("the clone was given up".to_owned());
+        }
+        if lowest > source.term {
+            return Err(format!(
+                "term {lowest} has begun since the clone was ordered in term {}: {} may not be the primary any more. The copy is dropped, \
+                 PGDATA is as it was",
+                source.term, source.upstream.host
+            ));
+        }
+        let pgdata = &self.settings.pgdata;
+        let unchanged = match was {
+            DataState::Empty => is_empty(pgdata).map_err(|e| format!("PGDATA cannot be read: {e}"))?,
+            DataState::Complete => data_id_in(pgdata) == self.state().data_id,
+            DataState::Incomplete => true,
+        };
+        if unchanged {
+            Ok(())
+        } else {
+            Err(format!(
+                "somebody else put data into {} during the clone: it is left as it is, and the copy is dropped",
+                pgdata.display()
+            ))
+        }
     }
 
     fn copy(&self, source: &Source, copy: &Path, passfile: &Path) -> Result<(), String> {
         let text = |e: io::Error| format!("cannot prepare the clone: {e}");
         remove_tree(copy).map_err(text)?;
+        self.secrets.remember(&source.upstream.password.0);
         write_passfile(passfile, &source.upstream).map_err(text)?;
         let mut command = self.tool("pg_basebackup");
         command
@@ -121,14 +167,31 @@ impl Guard {
                 "--progress",
                 "--no-manifest",
             ]);
-        let (exit, output) = self.run_long(command)?;
-        if !exit.is_success() {
+        self.look_at_disk();
+        let free = self.live().disk.0;
+        let (exit, words) = self.run_long(command, Some(free))?;
+        if let Some(needed) = words.too_big {
             return Err(format!(
-                "pg_basebackup from {} failed ({exit}): {output}",
+                "a clone of {} needs {needed} bytes and {free} are free: nothing was copied and PGDATA is as it was. Use a larger volume",
                 source.upstream.host
             ));
         }
+        if !exit.is_success() {
+            return Err(format!(
+                "pg_basebackup from {} failed ({exit}): {}",
+                source.upstream.host,
+                words.last()
+            ));
+        }
         verify(copy, source)?;
+        let major = major_version(copy);
+        if let Some((program, own)) = self.binaries().filter(|(_, own)| Some(*own) != major) {
+            return Err(format!(
+                "the copy is of PostgreSQL {}, {} is of PostgreSQL {own}: run the same major version in both StatefulSets",
+                major.unwrap_or(0),
+                program.display()
+            ));
+        }
         let finish = || {
             for file in ["recovery.signal", "promote"] {
                 remove_if_there(&copy.join(file))?;
@@ -160,7 +223,8 @@ impl Guard {
             let has = |directory: &Path, id: &DataId| data_id_in(directory).as_ref() == Some(id);
             let copy = self.settings.clone_dir();
             if !has(pgdata, &new) && has(&copy, &new) {
-                if pgdata.exists() {
+                // An empty PGDATA was made by a guard that started in between: the old data lies beside it already.
+                if !is_empty(pgdata)? {
                     remove_tree(&old)?;
                     fs::rename(pgdata, &old)?;
                 }
@@ -169,7 +233,7 @@ impl Guard {
                 sync_parent(&copy)?;
             }
             let done = has(pgdata, &new);
-            if !done && !pgdata.exists() && old.exists() {
+            if !done && is_empty(pgdata)? && old.exists() {
                 fs::rename(&old, pgdata)?;
                 sync_parent(pgdata)?;
             }
@@ -182,17 +246,19 @@ impl Guard {
             })?;
         }
         // A crash after the rename and before the state was written is met above; here PGDATA is what the state says.
-        if pgdata.exists() {
+        let given_up = self.state().unfinished == Some(Unfinished::Replace);
+        if given_up || !is_empty(pgdata)? {
             remove_tree(&old)?;
         }
         Ok(())
     }
 
-    /// Runs a long program as the operation's process; progress goes to the status. Answers how it ended and its last words.
+    /// Runs a long program as the operation's process; progress goes to the status and the log. Ends it when it says that it will write
+    /// more than there is room for. Answers how it ended and its last words.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn run_long(&self, mut command: Command) -> Result<(Exit, String), String> {
+    pub fn run_long(&self, mut command: Command, room: Option<u64>) -> Result<(Exit, Words), String> {
         let name = command.get_program().to_string_lossy().into_owned();
         let cannot = |e: io::Error| format!("cannot run {name}: {e}");
         let (output, writer) = io::pipe().map_err(cannot)?;
@@ -213,7 +279,8 @@ impl Guard {
         if cancelled {
             self.end_operation();
         }
-        let words = self.follow_output(output);
+        let mut words = Words::new(room);
+        self.follow_output(output, &mut words);
         // Its output has ended, so it has, or is about to.
         let exit = self.children.wait(pid, Duration::from_secs(60));
         self.update(|live| live.operation_pid = None);
@@ -225,47 +292,6 @@ impl Guard {
     pub fn end_operation(&self) {
         if let Some(pid) = self.live().operation_pid {
             let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-    }
-
-    fn follow_output(&self, mut output: impl Read) -> String {
-        let mut kept: Vec<String> = Vec::new();
-        let mut line = Vec::new();
-        let mut chunk = [0u8; 1024];
-        loop {
-            let read = match output.read(&mut chunk) {
-                Ok(0) => break,
-                Ok(read) => read,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => break,
-            };
-            for &byte in &chunk[..read] {
-                if byte == b'\n' || byte == b'\r' {
-                    self.take_line(&String::from_utf8_lossy(&line), &mut kept);
-                    line.clear();
-                } else if line.len() < 1000 {
-                    line.push(byte);
-                }
-            }
-        }
-        self.take_line(&String::from_utf8_lossy(&line), &mut kept);
-        kept.join("\n")
-    }
-
-    fn take_line(&self, line: &str, kept: &mut Vec<String>) {
-        let line = line.trim();
-        if let Some((done, total)) = progress(line) {
-            self.update(|live| {
-                if let Some((operation, _)) = &mut live.operation {
-                    operation.bytes_done = done;
-                    operation.bytes_total = Some(total.max(operation.bytes_total.unwrap_or(0)));
-                }
-            });
-        } else if !line.is_empty() {
-            kept.push(line.to_owned());
-            if kept.len() > 20 {
-                kept.remove(0);
-            }
         }
     }
 }
@@ -293,30 +319,4 @@ fn verify(copy: &Path, source: &Source) -> Result<(), String> {
         ));
     }
     Ok(())
-}
-
-/// Bytes done and in all, from a line such as `  2048/30720 kB (6%), 0/1 tablespace`.
-fn progress(line: &str) -> Option<(u64, u64)> {
-    let (done, rest) = line.split_once('/')?;
-    let (total, _) = rest.split_once(" kB (")?;
-    let kilobytes = |text: &str| text.trim().parse::<u64>().ok().map(|n| n.saturating_mul(1024));
-    Some((kilobytes(done)?, kilobytes(total)?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn progress_is_read() {
-        assert_eq!(
-            progress("2048/30720 kB (6%), 0/1 tablespace"),
-            Some((2_097_152, 31_457_280))
-        );
-        assert_eq!(
-            progress("  36145/36145 kB (100%) copied"),
-            Some((37_012_480, 37_012_480))
-        );
-        assert_eq!(progress("pg_basebackup: error: a/b kB ("), None);
-    }
 }

@@ -107,6 +107,12 @@ impl ServerCommand {
         })
     }
 
+    /// What the entrypoint is told to run as the server: a name, or a path.
+    #[must_use]
+    pub fn server_word(&self) -> &str {
+        self.before.last().unwrap_or(&self.program)
+    }
+
     /// All arguments to run the server with this configuration file and these options last, which therefore win.
     #[must_use]
     pub fn arguments(&self, config_file: &Path, last: &[&str]) -> Vec<String> {
@@ -213,6 +219,17 @@ mod tests {
         ] {
             assert_eq!(run(text), arguments, "{text}");
             assert_eq!(parse(text).unwrap().config_file, PathBuf::from(config), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_servers_own_word_is_known() {
+        for (text, word) in [
+            ("entry.sh", "postgres"),
+            ("entry.sh /opt/pg/bin/postgres -p 1", "/opt/pg/bin/postgres"),
+            ("/usr/bin/postgres -D/x", "/usr/bin/postgres"),
+        ] {
+            assert_eq!(parse(text).unwrap().server_word(), word, "{text}");
         }
     }
 

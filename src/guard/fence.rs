@@ -45,9 +45,13 @@ impl Guard {
             if ends_something {
                 let detail = format!("the permit of term {term} ended and nobody extended it");
                 // Told again under the lock: an extension may have come in between.
-                self.fence(DownReason::PermitEnded, &detail, |live| {
+                let fenced = self.fence(DownReason::PermitEnded, &detail, |live| {
                     live.permit.is_some_and(|p| p.deadline_boot_ms <= boot_ms())
                 });
+                if fenced {
+                    let late_ms = boot_ms().saturating_sub(deadline_boot_ms);
+                    tracing::info!(%term, late_ms, "nothing of the server is left after the permit's end");
+                }
             } else {
                 self.update(|live| {
                     if live.permit.is_some_and(|p| p.deadline_boot_ms <= boot_ms()) && !live.role.writes() {

@@ -103,7 +103,11 @@ impl Guard {
             && live.data_id == data_id
             && live.system_identifier == system_identifier
             && live.major_version == major;
+        let known_major = live.major_version;
         drop(live);
+        if major != known_major {
+            self.warn("version", self.version_problem(major));
+        }
         if !same {
             self.update(|live| {
                 live.data = data;
@@ -184,7 +188,8 @@ impl Guard {
         }
     }
 
-    fn look_at_disk(&self) {
+    /// How large the file system is, and how much of it is free.
+    pub fn look_at_disk(&self) {
         if let Ok(stat) = statvfs(&self.settings.state_dir) {
             let size = stat.fragment_size();
             let disk = (stat.blocks_available() * size, stat.blocks() * size);

@@ -9,8 +9,10 @@ use super::children::Children;
 use super::clock::boot_ms;
 use super::command::ServerCommand;
 use super::disk::{State, StateFile};
+use super::last_words::Secrets;
 use super::prepare::Settings;
 use super::processes::Belongs;
+use super::programs::Versions;
 use super::protocol::{
     DataState, DownReason, Operation, OperationEnd, Permit, Pledge, RestPosition, Server, Status,
 };
@@ -123,6 +125,10 @@ pub struct Guard {
     pub children: Children,
     /// The process that ends the server when a guard that is not PID 1 dies; zero: none.
     pub keeper: AtomicI32,
+    /// Passwords that nobody shall read in a status.
+    pub secrets: Secrets,
+    /// Versions of PostgreSQL's programs.
+    pub versions: Versions,
     live: Mutex<Live>,
     changed: Condvar,
     state: Mutex<State>,
@@ -189,6 +195,8 @@ impl Guard {
             command,
             children: Children::default(),
             keeper: AtomicI32::new(0),
+            secrets: Secrets::default(),
+            versions: Versions::default(),
             live: Mutex::new(live),
             changed: Condvar::new(),
             state: Mutex::new(state),

@@ -7,7 +7,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -37,6 +37,12 @@ pub fn start(filter: &str, format: &str) -> anyhow::Result<()> {
     let targets: Targets = filter
         .parse()
         .with_context(|| format!("--log {filter} is neither a level nor a list of target=level"))?;
+    // A word alone would be taken for a target, and a misspelt level would silence everything.
+    for word in filter.split(',').filter(|w| !w.contains('=')) {
+        word.trim().parse::<LevelFilter>().with_context(|| {
+            format!("--log {filter}: '{word}' is no level (error, warn, info, debug, trace, off)")
+        })?;
+    }
     let (sender, receiver) = sync_channel(WAITING);
     if LINES.set(sender).is_ok() {
         *lock(&WAITING_LINES) = Some(receiver);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::clock::boot_ms;
-use super::control::{Control, ControlState, PidFile};
+use super::control::{Control, ControlState, PidFile, major_version};
 use super::disk::{Unfinished, is_empty};
 use super::housekeeping::{mark_with, new_data_id};
 use super::live::{Guard, Role, lock};
@@ -42,7 +42,7 @@ impl Guard {
         let guard = Arc::clone(self);
         std::thread::spawn(move || {
             tracing::info!(kind, "operation began");
-            let error = work(&guard).err();
+            let error = work(&guard).err().map(|e| guard.secrets.hide(&e));
             match &error {
                 None => tracing::info!(kind, "operation ended well"),
                 Some(e) => tracing::error!(kind, "operation failed: {e}"),
@@ -78,6 +78,10 @@ impl Guard {
             ));
         }
         if !is_empty(&self.settings.pgdata)? {
+            // What an initialisation left half done is made anew whatever its version; other data is somebody's.
+            if self.state().unfinished != Some(Unfinished::Initialise) {
+                self.check_data_version(major_version(&self.settings.pgdata))?;
+            }
             self.move_aside()?;
         }
         self.save(|state| {
@@ -130,10 +134,9 @@ impl Guard {
             let (pid, role, cancelled) = (live.server_pid, live.role, live.cancelled);
             drop(live);
             let (Some(pid), Role::Initialising, false) = (pid, role, cancelled) else {
-                let lines: Vec<String> = lock(&self.live().output).iter().cloned().collect();
                 return Err(format!(
                     "the entrypoint ended, was stopped or lost its permit before the database was made:\n{}",
-                    lines.join("\n")
+                    self.last_words()
                 ));
             };
             let is_server = read_one(pid).is_some_and(|p| p.is_postgres());

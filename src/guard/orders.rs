@@ -261,6 +261,8 @@ impl Guard {
                 timeline,
                 bytes,
                 replace,
+                source_major,
+                notes,
             } => {
                 self.must_be_down()?;
                 let source = super::clone::Source {
@@ -269,12 +271,19 @@ impl Guard {
                     timeline: *timeline,
                     bytes: *bytes,
                     replace: *replace,
+                    major: *source_major,
+                    notes: notes.clone(),
+                    term,
                 };
                 self.clone_from_source(source, stamp.sequence)
             }
-            Order::Rewind { upstream, timeline } => {
+            Order::Rewind {
+                upstream,
+                timeline,
+                source_major,
+            } => {
                 self.must_be_down()?;
-                self.rewind(upstream.clone(), *timeline, stamp.sequence)
+                self.rewind(upstream.clone(), *timeline, *source_major, stamp.sequence)
             }
         }
     }

@@ -150,6 +150,7 @@ pub fn prepare(asked: &Asked) -> anyhow::Result<(Settings, Flock<fs::File>)> {
          (without a shell or an init before it, and without shareProcessNamespace), or accept a weaker guarantee with \
          --allow-not-init"
     );
+    // Until all of it is known to hold, nothing is changed on disk.
     let pgdata = resolve(&asked.pgdata)?;
     let parent = pgdata.parent().context("PGDATA must not be /")?.to_owned();
     ensure!(
@@ -160,8 +161,15 @@ pub fn prepare(asked: &Asked) -> anyhow::Result<(Settings, Flock<fs::File>)> {
     );
     check_not_mounted(&pgdata)?;
     let state_dir = parent.join("pgbaton");
-    let settings = Settings {
-        run_dir: std::path::absolute(&asked.run_dir)?,
+    let run_dir = real_path(&std::path::absolute(&asked.run_dir)?)?;
+    ensure!(
+        !run_dir.starts_with(&pgdata) && !run_dir.starts_with(&state_dir),
+        "--run-dir {} lies in PGDATA or in pgbaton's own directory beside it: name a directory that only the sidecar's container shares \
+         (an emptyDir)",
+        run_dir.display()
+    );
+    let mut settings = Settings {
+        run_dir,
         state_dir,
         pgdata,
         peer_uid: asked.peer_uid,
@@ -169,29 +177,44 @@ pub fn prepare(asked: &Asked) -> anyhow::Result<(Settings, Flock<fs::File>)> {
         stop_timeout: asked.stop_timeout,
         is_init,
     };
-    let settings = become_user(&asked.user, settings, &parent)?;
-    make_dir(&settings.state_dir, 0o700)?;
-    make_dir(&settings.run_dir, 0o755)?;
+    let user = whom(&asked.user)?;
     check_same_file_system(&settings)?;
+    make_dir(&settings.state_dir, 0o700)?;
+    // Before anything of another guard's could be changed.
     let lock = lock_state(&settings.state_dir)?;
+    make_dir(&settings.run_dir, 0o755)?;
+    if let Some(user) = user {
+        become_user(&user, &settings, &parent)
+            .with_context(|| format!("cannot become user {}", asked.user))?;
+        settings.home = user.home;
+    }
     Ok((settings, lock))
 }
 
-/// The directory's real path; it need not exist, its parent is made.
+/// PGDATA's real path; it need not exist.
 fn resolve(pgdata: &Path) -> anyhow::Result<PathBuf> {
     ensure!(
         pgdata.is_absolute(),
         "PGDATA must be an absolute path, not '{}'",
         pgdata.display()
     );
-    let name = pgdata.file_name().context("PGDATA must name a directory")?;
-    let parent = pgdata.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
-    let parent = fs::canonicalize(parent).with_context(|| format!("cannot resolve {}", parent.display()))?;
-    let path = parent.join(name);
-    match fs::canonicalize(&path) {
-        Ok(real) => Ok(real),
-        Err(_) => Ok(path),
+    let path = real_path(pgdata)?;
+    ensure!(
+        path.is_dir() || fs::symlink_metadata(&path).is_err(),
+        "PGDATA {} is there and is not a directory",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// The path without links, as far as it exists; no part of it is made.
+fn real_path(path: &Path) -> anyhow::Result<PathBuf> {
+    if let Ok(real) = fs::canonicalize(path) {
+        return Ok(real);
+    }
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => Ok(real_path(parent)?.join(name)),
+        _ => bail!("cannot resolve {}", path.display()),
     }
 }
 
@@ -217,13 +240,18 @@ fn unescape(text: &str) -> String {
         .replace("\\134", "\\")
 }
 
+/// The device of this path, or of what it will be made in.
+fn device(path: &Path) -> std::io::Result<u64> {
+    match (fs::metadata(path), path.parent()) {
+        (Err(e), Some(parent)) if e.kind() == std::io::ErrorKind::NotFound => device(parent),
+        (found, _) => found.map(|m| m.dev()),
+    }
+}
+
 fn check_same_file_system(settings: &Settings) -> anyhow::Result<()> {
-    let device = |path: &Path| fs::metadata(path).map(|m| m.dev());
-    let state = device(&settings.state_dir)?;
-    let data =
-        device(&settings.pgdata).or_else(|_| device(settings.pgdata.parent().unwrap_or(Path::new("/"))))?;
+    let of = |path: &Path| device(path).with_context(|| format!("cannot look at {}", path.display()));
     ensure!(
-        state == data,
+        of(&settings.state_dir)? == of(&settings.pgdata)?,
         "{} is on another file system than PGDATA {}: what this member promised must be lost only together with its data. Mount one \
          volume over both",
         settings.state_dir.display(),
@@ -232,9 +260,10 @@ fn check_same_file_system(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn become_user(name: &str, mut settings: Settings, parent: &Path) -> anyhow::Result<Settings> {
+/// Whom to become; none when that was done before the guard was started.
+fn whom(name: &str) -> anyhow::Result<Option<User>> {
     if !getuid().is_root() {
-        return Ok(settings);
+        return Ok(None);
     }
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let user = find_user(name, &read("/etc/passwd"), &read("/etc/group")).with_context(|| {
@@ -243,8 +272,10 @@ fn become_user(name: &str, mut settings: Settings, parent: &Path) -> anyhow::Res
     if user.uid == 0 {
         bail!("--user {name} is root: PostgreSQL does not run as root. Name another user or number");
     }
-    make_dir(&settings.state_dir, 0o700)?;
-    make_dir(&settings.run_dir, 0o755)?;
+    Ok(Some(user))
+}
+
+fn become_user(user: &User, settings: &Settings, parent: &Path) -> anyhow::Result<()> {
     make_dir(&settings.pgdata, 0o700)?;
     let give = |path: &Path| {
         chown(path, Some(user.uid), Some(user.gid))
@@ -255,18 +286,16 @@ fn become_user(name: &str, mut settings: Settings, parent: &Path) -> anyhow::Res
         give(parent)?;
     }
     give(&settings.run_dir)?;
-    give_tree(&settings.state_dir, &user)?;
-    give_tree(&settings.pgdata, &user)?;
+    give_tree(&settings.state_dir, user)?;
+    give_tree(&settings.pgdata, user)?;
     // The kernel forgets this with a change of user; whoever started the guard so that it ends with him relies on it.
     let death_signal = get_pdeathsig().unwrap_or(None);
     let groups: Vec<Gid> = user.groups.iter().map(|&g| Gid::from_raw(g)).collect();
     setgroups(&groups)
         .and_then(|()| setgid(Gid::from_raw(user.gid)))
-        .and_then(|()| setuid(Uid::from_raw(user.uid)))
-        .with_context(|| format!("cannot become user {name}"))?;
+        .and_then(|()| setuid(Uid::from_raw(user.uid)))?;
     set_pdeathsig(death_signal).context("cannot keep the signal that comes with the parent's death")?;
-    settings.home = user.home;
-    Ok(settings)
+    Ok(())
 }
 
 /// Gives what is not the user's to the user, as the image's entrypoint does.

@@ -48,6 +48,7 @@ impl Guard {
             })
         });
         let Some(fences) = fences else {
+            self.unbar_numbers()?;
             return Err(Problem::Refused(
                 Refusal::NotPermitted,
                 format!("a promotion needs a live permit of term {term}"),
@@ -133,6 +134,29 @@ impl Guard {
             if !there.contains(&Timeline(number)) {
                 lay_file(&pg_wal.join(history_name(Timeline(number))))?;
             }
+        }
+        Ok(())
+    }
+
+    /// Takes away bars above every timeline that is really here, left by a promotion that never came about. A server that recovers takes
+    /// the highest number for its history, finds none in the empty file, and waits for ever; the next promotion lays them again.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn unbar_numbers(&self) -> std::io::Result<()> {
+        let pg_wal = self.settings.pgdata.join("pg_wal");
+        let file = |number: Timeline| pg_wal.join(history_name(number));
+        let (mut bars, mut newest) = (Vec::new(), with_segments(&pg_wal)?.last().copied());
+        for number in with_history(&pg_wal)? {
+            if fs::metadata(file(number))?.len() == 0 {
+                bars.push(number);
+            } else {
+                newest = newest.max(Some(number));
+            }
+        }
+        for number in bars.into_iter().filter(|n| Some(*n) > newest) {
+            tracing::info!(timeline = %number, "took away the bar of a promotion that never came about");
+            remove_if_there(&file(number))?;
         }
         Ok(())
     }

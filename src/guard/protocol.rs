@@ -146,6 +146,12 @@ pub enum Order {
         bytes: Option<u64>,
         /// The old PGDATA may be removed first when the disk cannot hold both.
         replace: bool,
+        /// Major version of the source, where known: the programs here must be of the same.
+        #[serde(default)]
+        source_major: Option<u32>,
+        /// What a person should know about the copy; shown as a warning until one is made.
+        #[serde(default)]
+        notes: Vec<String>,
     },
     /// Makes PGDATA a copy of `upstream` from the point where they diverged (pg_rewind). Gives a new data id. Accepted at once; runs as
     /// an operation.
@@ -154,6 +160,9 @@ pub enum Order {
         upstream: Upstream,
         /// Timeline that the source is on.
         timeline: Timeline,
+        /// As in `Clone`.
+        #[serde(default)]
+        source_major: Option<u32>,
     },
     /// Writes the stamp's term as the highest seen (a new member's first word; invariant 8).
     NoteTerm,

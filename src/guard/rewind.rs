@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::control::{Control, ControlState};
+use super::control::{Control, ControlState, major_version};
 use super::disk::{DATA_ID_FILE, Unfinished, lay_file, remove_if_there, sync_parent};
 use super::housekeeping::{mark_with, new_data_id};
 use super::live::{Guard, lock};
@@ -23,10 +23,25 @@ impl Guard {
     /// Begins a rewind.
     ///
     /// # Errors
-    /// When there is no database.
-    pub fn rewind(self: &Arc<Self>, upstream: Upstream, timeline: Timeline, sequence: u64) -> Outcome {
+    /// When there is no database, or pg_rewind of this version cannot do it here: nothing was changed.
+    pub fn rewind(
+        self: &Arc<Self>,
+        upstream: Upstream,
+        timeline: Timeline,
+        source_major: Option<u32>,
+        sequence: u64,
+    ) -> Outcome {
         if self.live().data != DataState::Complete {
             return wrong_state("PGDATA holds no complete database: only a clone helps");
+        }
+        let major = major_version(&self.settings.pgdata);
+        self.check_data_version(major)?;
+        self.check_source_version(upstream.host.as_str(), source_major)?;
+        if let Some(major) = major.filter(|m| *m < CONFIG_FILE_SINCE) {
+            return wrong_state(format!(
+                "pg_rewind of PostgreSQL {major} has no --config-file (since {CONFIG_FILE_SINCE}), so it cannot recover a server whose \
+                 configuration lies outside PGDATA: a clone is made instead"
+            ));
         }
         self.write_settings(&Desired::default())?;
         self.operate("rewind", sequence, None, move |guard| {
@@ -62,6 +77,7 @@ impl Guard {
 
     fn begin(&self, upstream: &Upstream, passfile: &Path) -> std::io::Result<()> {
         let pgdata = &self.settings.pgdata;
+        self.secrets.remember(&upstream.password.0);
         write_passfile(passfile, upstream)?;
         self.save(|state| {
             state.unfinished = Some(Unfinished::Rewind);
@@ -90,13 +106,11 @@ impl Guard {
             .arg("--source-server")
             .arg(conninfo(upstream, passfile, Some("postgres")))
             .arg("--progress");
-        let version = super::control::major_version(&self.settings.pgdata).unwrap_or(CONFIG_FILE_SINCE);
-        if version >= CONFIG_FILE_SINCE {
-            let mut option = std::ffi::OsString::from("--config-file=");
-            option.push(self.settings.config_file());
-            command.arg(option);
-        }
-        let (exit, output) = self.run_long(command)?;
+        let mut option = std::ffi::OsString::from("--config-file=");
+        option.push(self.settings.config_file());
+        command.arg(option);
+        let (exit, words) = self.run_long(command, None)?;
+        let output = words.last();
         if exit.is_success() {
             Ok(output)
         } else {

@@ -1,9 +1,8 @@
 //! Starts, reloads and stops the server.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,18 +12,14 @@ use nix::unistd::Pid;
 
 use super::children::Exit;
 use super::clock::boot_ms;
-use super::control::{Control, ControlState, PidFile};
+use super::control::{Control, ControlState, PidFile, major_version};
 use super::disk::{lay_file, remove_if_there};
-use super::live::{Guard, Role, lock};
+use super::live::{Guard, Role};
 use super::processes::{Table, read_one};
 use super::protocol::{DataState, DownReason, Refusal, RestPosition, Server};
 use super::wal::end_of_wal;
 use crate::core::types::{Lsn, Position, Term};
 
-/// Lines of the server's output that are kept for the status.
-const KEPT_LINES: usize = 8;
-/// Longest of them.
-const KEPT_BYTES: usize = 300;
 /// How long an immediate shutdown may take.
 const IMMEDIATE: Duration = Duration::from_secs(1);
 /// Why an order was not carried out.
@@ -60,6 +55,7 @@ impl Guard {
             if self.live().data != DataState::Complete {
                 return wrong_state("PGDATA holds no complete database: initialise or clone first");
             }
+            self.check_data_version(major_version(&self.settings.pgdata))?;
             self.clear_the_way()?;
         }
         self.clear_socket_locks();
@@ -153,6 +149,7 @@ impl Guard {
         for file in ["promote", "recovery.signal"] {
             remove_if_there(&pgdata.join(file))?;
         }
+        self.unbar_numbers()?;
         let removed = self.clean_auto_conf(pgdata)?;
         self.report_auto_conf(&removed);
         Ok(())
@@ -183,8 +180,8 @@ impl Guard {
         }
         let (pid, mut child) = self.children.spawn(&mut command)?;
         if let Some(stderr) = child.stderr.take() {
-            let output = Arc::clone(output);
-            std::thread::spawn(move || pass_on(stderr, &output));
+            let (guard, output) = (Arc::clone(self), Arc::clone(output));
+            std::thread::spawn(move || guard.pass_on(stderr, &output));
         }
         Ok(pid)
     }
@@ -304,49 +301,6 @@ impl Guard {
         });
         rest.map(|r| r.position)
     }
-
-    /// A program of PostgreSQL, of the data's version where several are installed. Speaks English.
-    #[must_use]
-    pub fn tool(&self, name: &str) -> Command {
-        let major = self.live().major_version.unwrap_or(0);
-        let versioned = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin/{name}"));
-        let mut command = Command::new(if versioned.exists() {
-            versioned
-        } else {
-            PathBuf::from(name)
-        });
-        command
-            .env("LC_ALL", "C")
-            .env("PGDATA", &self.settings.pgdata)
-            .stdin(Stdio::null());
-        command
-    }
-
-    /// Runs a short-lived program; answers how it ended and what it wrote.
-    ///
-    /// # Errors
-    /// When it cannot be started, or has not ended in time (it is killed then).
-    pub fn run_tool(&self, command: &mut Command, at_most: Duration) -> Outcome<(Exit, String)> {
-        let name = command.get_program().to_string_lossy().into_owned();
-        command.stdout(Stdio::null()).stderr(Stdio::piped());
-        let (pid, mut child) = self
-            .children
-            .spawn(command)
-            .map_err(|e| Problem::Failed(format!("cannot run {name}: {e}")))?;
-        let stderr = child.stderr.take();
-        let Some(exit) = self.children.wait(pid, at_most) else {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            return Err(Problem::Failed(format!(
-                "{name} did not end within {} s",
-                at_most.as_secs()
-            )));
-        };
-        let mut text = String::new();
-        if let Some(stderr) = stderr {
-            let _ = stderr.take(4096).read_to_string(&mut text);
-        }
-        Ok((exit, text.trim().to_owned()))
-    }
 }
 
 /// The end of a stopped server's WAL, and whether it was shut down cleanly.
@@ -369,29 +323,4 @@ pub fn rest_position(pgdata: &Path, hint: Option<Lsn>) -> std::io::Result<RestPo
         position: end_of_wal(pgdata, hint)?,
         clean: control.state == ControlState::ShutDownInRecovery,
     })
-}
-
-/// Passes the server's messages on to the container's log and keeps the last ones.
-fn pass_on(from: impl Read, kept: &Mutex<VecDeque<String>>) {
-    let mut reader = BufReader::new(from);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        // Bounded: a line without an end must not fill the memory.
-        match reader.by_ref().take(64 * 1024).read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {}
-        }
-        let _ = std::io::stderr().lock().write_all(&line);
-        let text: String = String::from_utf8_lossy(&line)
-            .trim_end()
-            .chars()
-            .take(KEPT_BYTES)
-            .collect();
-        let mut kept = lock(kept);
-        if kept.len() >= KEPT_LINES {
-            kept.pop_front();
-        }
-        kept.push_back(text);
-    }
 }

@@ -104,6 +104,7 @@ impl Guard {
         let mut known = lock(&self.desired);
         let passfile = self.settings.run_dir.join("passfile");
         if let Some((upstream, _)) = &desired.upstream {
+            self.secrets.remember(&upstream.password.0);
             write_passfile(&passfile, upstream)?;
         } else {
             // A receiver that were to come back could not log in.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::children::Exit;
 use super::control::{Control, ControlState, PidFile};
-use super::live::{Guard, Live, Role, lock};
+use super::live::{Guard, Live, Role};
 use super::processes::{Table, read_one, title, working_directory};
 use super::protocol::{DownReason, Server};
 use super::resident::shed_code;
@@ -51,14 +51,13 @@ impl Guard {
     }
 
     fn server_ended(self: &Arc<Self>, pid: Option<i32>, exit: Exit) {
-        let lines = {
+        {
             let live = self.live();
             if live.server_pid != pid || live.stopping_server {
                 return;
             }
-            let lines: Vec<String> = lock(&live.output).iter().cloned().collect();
-            lines.join("\n")
-        };
+        }
+        let lines = self.last_words();
         if !exit.is_success() {
             // Backends outlive their postmaster for a while and may acknowledge in that time.
             self.belongs.kill_all(&self.spared());

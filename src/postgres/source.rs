@@ -19,8 +19,6 @@ pub struct Source {
     pub in_recovery: bool,
     /// Timeline of the WAL being written; none while in recovery.
     pub timeline: Option<Timeline>,
-    /// Bytes of all databases and shared tables, WAL not counted: what a copy will need at least.
-    pub bytes: u64,
     /// Tablespaces outside the data directory, as name and path.
     pub tablespaces: Vec<(String, String)>,
     /// Checksums or `wal_log_hints`, and `full_page_writes`: pg_rewind can work against servers set up like this.
@@ -28,6 +26,32 @@ pub struct Source {
 }
 
 impl Source {
+    /// Its major version.
+    #[must_use]
+    pub fn major(&self) -> u32 {
+        self.server_version_num / 10_000
+    }
+
+    /// Whether a copy of it is what is wanted: the primary of this system on this timeline.
+    ///
+    /// # Errors
+    /// What it is instead, for people.
+    pub fn check(&self, wanted: SystemId, timeline: Timeline) -> Result<(), String> {
+        if self.system_identifier != wanted {
+            return Err(format!(
+                "it is of system {}, wanted {wanted}: not a member of this cluster",
+                self.system_identifier
+            ));
+        }
+        if self.in_recovery {
+            return Err("it is in recovery: not the primary any more".to_owned());
+        }
+        match self.timeline {
+            Some(at) if at != timeline => Err(format!("it is on timeline {at}, the record says {timeline}")),
+            _ => Ok(()),
+        }
+    }
+
     /// What a person should know before a copy is taken; empty: nothing.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
@@ -46,13 +70,30 @@ impl Source {
 const SOURCE: &str = "SELECT (SELECT system_identifier FROM pg_control_system()) AS id, \
     current_setting('server_version_num') AS version, pg_is_in_recovery() AS in_recovery, \
     CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_walfile_name(pg_current_wal_lsn()) END AS walfile, \
-    (SELECT sum(pg_tablespace_size(oid)) FROM pg_tablespace) AS bytes, \
     (current_setting('wal_log_hints')::bool OR current_setting('data_checksums')::bool) \
       AND current_setting('full_page_writes')::bool AS rewindable";
+const SIZE: &str = "SELECT sum(pg_tablespace_size(oid)) AS bytes FROM pg_tablespace";
 const TABLESPACES: &str = "SELECT spcname, pg_tablespace_location(oid) AS path FROM pg_tablespace \
     WHERE spcname NOT IN ('pg_default', 'pg_global')";
 
-/// Reads what a copy of this server would be, within `budget` (sizes are summed over files: large servers take seconds).
+/// Bytes of all databases and shared tables, WAL not counted: what a copy will need at least. Summed over files: large servers take long.
+///
+/// # Errors
+/// As `read_source`.
+pub async fn read_size(session: &mut Session, budget: Duration) -> Result<u64, PgError> {
+    let doing = "reading the size of a copy's source";
+    let rows = session.run(doing, SIZE, budget).await?;
+    rows.first().and_then(|row| parsed(row, "bytes")).ok_or_else(|| {
+        session.error(
+            doing,
+            Failure::Other {
+                detail: "the answer is not understood".to_owned(),
+            },
+        )
+    })
+}
+
+/// Reads what a copy of this server would be, within `budget`.
 ///
 /// # Errors
 /// When the server refuses, does not answer, or answers what is not understood.
@@ -66,7 +107,6 @@ pub async fn read_source(session: &mut Session, budget: Duration) -> Result<Sour
             server_version_num: parsed(row, "version")?,
             in_recovery: flag(row, "in_recovery"),
             timeline: column(row, "walfile").and_then(timeline_of),
-            bytes: parsed(row, "bytes")?,
             tablespaces: spaces
                 .iter()
                 .filter_map(|row| {
@@ -87,4 +127,37 @@ pub async fn read_source(session: &mut Session, budget: Duration) -> Result<Sour
             },
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_is_not_what_was_wanted_is_told() {
+        let good = Source {
+            system_identifier: SystemId(7),
+            server_version_num: 150_020,
+            in_recovery: false,
+            timeline: Some(Timeline(3)),
+            tablespaces: vec![("fast".to_owned(), "/mnt/fast".to_owned())],
+            rewindable: true,
+        };
+        assert_eq!(good.major(), 15);
+        assert_eq!(good.check(SystemId(7), Timeline(3)), Ok(()));
+        assert!(good.warnings()[0].contains("/mnt/fast"));
+        let standby = Source {
+            in_recovery: true,
+            timeline: None,
+            ..good.clone()
+        };
+        for (source, system, timeline, says) in [
+            (&good, 8, 3, "of system 7"),
+            (&good, 7, 4, "on timeline 3"),
+            (&standby, 7, 3, "in recovery"),
+        ] {
+            let why = source.check(SystemId(system), Timeline(timeline)).unwrap_err();
+            assert!(why.contains(says), "{why}");
+        }
+    }
 }

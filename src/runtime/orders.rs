@@ -9,7 +9,7 @@ use super::brain::Input;
 use super::guard_link::GuardLink;
 use super::settings::SidecarSettings;
 use crate::core::action::GuardOrder;
-use crate::core::types::{Address, MemberName};
+use crate::core::types::{Address, MemberName, SystemId, Timeline};
 use crate::guard::protocol::{Answer, Order, Refusal, Secret, Stamp, Upstream};
 use crate::postgres::{Credentials, ServerAt, Session, leader, source};
 
@@ -186,17 +186,16 @@ async fn complete(order: &GuardOrder, secrets: &Secrets) -> Result<Order, String
             system_identifier,
             timeline,
         } => {
-            let bytes = look_at_source(&address, secrets, false).await.map(|s| s.bytes);
-            if let Err(why) = &bytes {
-                tracing::warn!(why, "the size of the source is not known: no progress in percent");
-            }
+            let look = look_at_source(&address, secrets, system_identifier, timeline).await?;
             let name = format!("pgbaton_clone_{}", secrets.me.slot());
             Order::Clone {
                 upstream: secrets.replication(&upstream, &address, name)?,
                 system_identifier,
                 timeline,
-                bytes: bytes.ok(),
+                bytes: look.bytes,
                 replace: false,
+                source_major: look.major,
+                notes: look.notes,
             }
         }
         GuardOrder::Rewind {
@@ -204,46 +203,99 @@ async fn complete(order: &GuardOrder, secrets: &Secrets) -> Result<Order, String
             address,
             timeline,
         } => {
-            // Without it pg_rewind may see the source's old timeline and do nothing (mechanics: promotion and pg_control).
-            let source = look_at_source(&address, secrets, true).await?;
-            if !source.rewindable {
-                return Err(
-                    "the source has neither data checksums nor wal_log_hints: pg_rewind cannot be used"
-                        .to_owned(),
-                );
-            }
+            let source = prepare_source(&address, secrets, timeline).await?;
             let name = format!("pgbaton_rewind_{}", secrets.me.slot());
             Order::Rewind {
                 upstream: secrets.superuser(&upstream, &address, name)?,
                 timeline,
+                source_major: Some(source.major()),
             }
         }
     })
 }
 
+/// What is known of a clone's source before the clone.
+struct Look {
+    bytes: Option<u64>,
+    major: Option<u32>,
+    notes: Vec<String>,
+}
+
+/// Looks at a clone's source. What cannot be learned is left open: the guard judges the size when the source tells it, and the version
+/// by the copy. A source that is not what is wanted is refused.
 async fn look_at_source(
     address: &Address,
     secrets: &Secrets,
-    checkpoint: bool,
+    system_identifier: SystemId,
+    timeline: Timeline,
+) -> Result<Look, String> {
+    let at = server_at(address);
+    let (mut session, found) = match open_source(&at, secrets).await {
+        Ok(opened) => opened,
+        Err(why) => {
+            tracing::warn!(why, "nothing is known of the clone's source before the clone");
+            return Ok(Look {
+                bytes: None,
+                major: None,
+                notes: Vec::new(),
+            });
+        }
+    };
+    found
+        .check(system_identifier, timeline)
+        .map_err(|why| format!("{at} cannot be cloned: {why}"))?;
+    let notes = found.warnings();
+    for note in &notes {
+        tracing::warn!(source = %at, "{note}");
+    }
+    let bytes = source::read_size(&mut session, SOURCE_TIMEOUT).await;
+    if let Err(why) = &bytes {
+        tracing::warn!(%why, "the size of the clone's source is not known yet: the guard judges it when the copy begins");
+    }
+    Ok(Look {
+        bytes: bytes.ok(),
+        major: Some(found.major()),
+        notes,
+    })
+}
+
+/// Makes the source of a rewind ready, and tells what it is.
+async fn prepare_source(
+    address: &Address,
+    secrets: &Secrets,
+    timeline: Timeline,
 ) -> Result<source::Source, String> {
-    let at = ServerAt {
+    let at = server_at(address);
+    let (mut session, found) = open_source(&at, secrets).await?;
+    found
+        .check(found.system_identifier, timeline)
+        .map_err(|why| format!("{at} cannot be the source of a rewind: {why}"))?;
+    if !found.rewindable {
+        return Err(format!(
+            "{at} has neither data checksums nor wal_log_hints: pg_rewind cannot be used"
+        ));
+    }
+    // Without it pg_rewind may see the source's old timeline and do nothing (mechanics: promotion and pg_control).
+    leader::checkpoint(&mut session, SOURCE_CHECKPOINT)
+        .await
+        .map_err(|e| e.to_string())?;
+    Ok(found)
+}
+
+fn server_at(address: &Address) -> ServerAt {
+    ServerAt {
         host: address.ip.clone(),
         port: address.postgres_port,
-    };
+    }
+}
+
+async fn open_source(at: &ServerAt, secrets: &Secrets) -> Result<(Session, source::Source), String> {
     let text = |e: crate::postgres::PgError| e.to_string();
-    let mut session = Session::open(&at, &secrets.superuser, SOURCE_CHECKPOINT, SOURCE_TIMEOUT)
+    let mut session = Session::open(at, &secrets.superuser, SOURCE_CHECKPOINT, SOURCE_TIMEOUT)
         .await
         .map_err(text)?;
     let found = source::read_source(&mut session, SOURCE_TIMEOUT)
         .await
         .map_err(text)?;
-    if found.in_recovery {
-        return Err(format!("{at} is in recovery: not the primary any more"));
-    }
-    if checkpoint {
-        leader::checkpoint(&mut session, SOURCE_CHECKPOINT)
-            .await
-            .map_err(text)?;
-    }
-    Ok(found)
+    Ok((session, found))
 }

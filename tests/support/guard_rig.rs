@@ -319,6 +319,8 @@ impl Rig {
             timeline: Timeline(timeline),
             bytes: None,
             replace: false,
+            source_major: None,
+            notes: Vec::new(),
         }
     }
 

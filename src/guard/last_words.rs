@@ -1,0 +1,165 @@
+//! The last lines that a server wrote: why it died, for the status. They leave this container, so they are bounded and hold no password.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::sync::{Arc, Mutex};
+
+use super::live::{Guard, lock};
+
+/// Lines of the server's output that are kept for the status.
+const KEPT_LINES: usize = 8;
+/// Longest of them, in characters.
+const KEPT_CHARS: usize = 300;
+/// Longest piece of a line that is looked at: one without an end must not fill the memory.
+const LONGEST_PIECE: u64 = 64 * 1024;
+/// A shorter password is no secret, and hiding it would hide half of every text.
+const SHORTEST_SECRET: usize = 4;
+/// Passwords that are remembered: the image's own and those of the last upstreams.
+const REMEMBERED: usize = 16;
+/// Longest password file of the image that is read.
+const LONGEST_SECRET: u64 = 4096;
+const HIDDEN: &str = "(hidden)";
+
+/// Passwords that this guard has met.
+#[derive(Debug)]
+pub struct Secrets(Mutex<VecDeque<String>>);
+
+impl Default for Secrets {
+    /// Those of the image's environment.
+    fn default() -> Self {
+        let secrets = Self(Mutex::default());
+        for name in ["POSTGRES_PASSWORD", "PGPASSWORD"] {
+            secrets.remember(&std::env::var(name).unwrap_or_default());
+        }
+        if let Some(path) = std::env::var_os("POSTGRES_PASSWORD_FILE") {
+            let mut text = String::new();
+            let read = std::fs::File::open(path).map(|f| f.take(LONGEST_SECRET).read_to_string(&mut text));
+            if read.is_ok() {
+                secrets.remember(text.trim_end_matches(['\n', '\r']));
+            }
+        }
+        secrets
+    }
+}
+
+impl Secrets {
+    /// Remembers one.
+    pub fn remember(&self, secret: &str) {
+        let mut known = lock(&self.0);
+        if secret.len() < SHORTEST_SECRET || known.iter().any(|k| k == secret) {
+            return;
+        }
+        // The first ones are the image's: they stay.
+        if known.len() >= REMEMBERED {
+            known.remove(REMEMBERED / 2);
+        }
+        known.push_back(secret.to_owned());
+    }
+
+    /// The text without passwords: known ones, and whatever is written like one.
+    #[must_use]
+    pub fn hide(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for secret in lock(&self.0).iter() {
+            for written in [secret.replace('\'', "''"), secret.clone()] {
+                if text.contains(&written) {
+                    text = text.replace(&written, HIDDEN);
+                }
+            }
+        }
+        let lines: Vec<String> = text.split('\n').map(without_written).collect();
+        lines.join("\n")
+    }
+}
+
+/// Cuts a line behind `password` when a value follows, as in a statement or a connection string.
+fn without_written(line: &str) -> String {
+    let word = "password";
+    let lower = line.to_ascii_lowercase();
+    let mut from = 0;
+    while let Some(at) = lower[from..].find(word) {
+        let end = from + at + word.len();
+        let rest = lower[end..].trim_start_matches(|c: char| c.is_whitespace() || c == '"');
+        let value =
+            rest.starts_with(['=', '\'', '$', ':']) || rest.starts_with("e'") || rest.starts_with("u&'");
+        if value {
+            return format!("{} {HIDDEN}", &line[..end]);
+        }
+        from = end;
+    }
+    line.to_owned()
+}
+
+impl Guard {
+    /// The server's last lines.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        let output = Arc::clone(&self.live().output);
+        let lines: Vec<String> = lock(&output).iter().cloned().collect();
+        lines.join("\n")
+    }
+
+    /// Passes the server's messages on to the container's log and keeps the last ones.
+    pub fn pass_on(&self, from: impl Read, kept: &Mutex<VecDeque<String>>) {
+        let mut reader = BufReader::new(from);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            match reader.by_ref().take(LONGEST_PIECE).read_until(b'\n', &mut line) {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+            let _ = std::io::stderr().lock().write_all(&line);
+            // Hidden before it is cut: half a password would not be recognised.
+            let text = self.secrets.hide(String::from_utf8_lossy(&line).trim_end());
+            let text: String = text.chars().take(KEPT_CHARS).collect();
+            let mut kept = lock(kept);
+            if kept.len() >= KEPT_LINES {
+                kept.pop_front();
+            }
+            kept.push_back(text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_hidden_and_the_rest_stays() {
+        let secrets = Secrets(Mutex::default());
+        secrets.remember("it's:secret");
+        secrets.remember("abc");
+        for (text, shown) in [
+            (
+                "FATAL:  role \"abc\" is missing",
+                "FATAL:  role \"abc\" is missing",
+            ),
+            ("+ export X=it's:secret done", "+ export X=(hidden) done"),
+            ("set x = 'it''s:secret'", "set x = '(hidden)'"),
+            (
+                "STATEMENT:  ALTER ROLE a PASSWORD 'other' LOGIN",
+                "STATEMENT:  ALTER ROLE a PASSWORD (hidden)",
+            ),
+            ("a\nb password = 'x'\nc", "a\nb password (hidden)\nc"),
+            ("create role a password E'x'", "create role a password (hidden)"),
+            ("\"password\": \"x\"", "\"password (hidden)"),
+            (
+                "FATAL:  password authentication failed for user \"a\", password=b",
+                "FATAL:  password authentication failed for user \"a\", password (hidden)",
+            ),
+            (
+                "LOG: \u{130} password authentication",
+                "LOG: \u{130} password authentication",
+            ),
+        ] {
+            assert_eq!(secrets.hide(text), shown);
+        }
+        for n in 0..100 {
+            secrets.remember(&format!("secret-{n}"));
+        }
+        assert!(lock(&secrets.0).len() <= REMEMBERED);
+        assert_eq!(secrets.hide("it's:secret secret-99"), "(hidden) (hidden)");
+    }
+}
