@@ -50,7 +50,57 @@ pub enum Outcome {
     ok,
     /// Not well.
     error,
-    /// Not known (a timeout).
+}
+
+/// What a request to the API server asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types, reason = "the names are the labels' values")]
+pub enum ApiVerb {
+    /// One object.
+    get,
+    /// Objects.
+    list,
+    /// Changes from now on.
+    watch,
+    /// A change.
+    patch,
+    /// A new object.
+    create,
+    /// Anything else.
+    other,
+}
+
+/// What a request to the API server is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types, reason = "the names are the labels' values")]
+pub enum ApiResource {
+    /// The Lease.
+    leases,
+    /// Services.
+    services,
+    /// StatefulSets.
+    statefulsets,
+    /// Pods.
+    pods,
+    /// Events.
+    events,
+    /// Anything else.
+    other,
+}
+
+/// How a request to the API server ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types, reason = "the names are the labels' values")]
+pub enum ApiOutcome {
+    /// Done.
+    ok,
+    /// 409: somebody else was first.
+    conflict,
+    /// Any other 4xx.
+    refused,
+    /// 5xx.
+    failed,
+    /// No answer: it may have been done.
     unknown,
 }
 
@@ -70,11 +120,15 @@ pub struct RejoinLabels {
     pub outcome: Outcome,
 }
 
-/// Label of API requests.
+/// Labels of API requests.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct OutcomeLabel {
+pub struct ApiLabels {
+    /// What was asked for.
+    pub verb: ApiVerb,
+    /// About what.
+    pub resource: ApiResource,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: ApiOutcome,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -92,7 +146,7 @@ pub struct Metrics {
     /// Times that this member came back.
     pub rejoins: Family<RejoinLabels, Counter>,
     /// Requests to the API server.
-    pub api_requests: Family<OutcomeLabel, Counter>,
+    pub api_requests: Family<ApiLabels, Counter>,
     /// Rounds of the loop.
     pub ticks: Counter,
     /// Times that the guard's permit ran out on this member.

@@ -2,6 +2,7 @@
 //! carries the term and is swapped on the object's version, and a lower term never overwrites a higher one (invariant 9).
 
 pub mod client;
+pub mod counted;
 pub mod effects;
 pub mod events;
 mod object;

@@ -214,6 +214,11 @@ impl Brain {
         if let Some(note) = super::events::of(state.phase, &decision) {
             self.events.post(note);
         }
+        let shown = &mut self.shown;
+        let me = &self.settings.core.me;
+        shown
+            .tally
+            .note(&shown.metrics, me, state.phase, &decision, &seen);
         state.clone_from(&decision.state);
         if decision.phase != crate::core::phase::Phase::Leading {
             self.hands.rest(sight);

@@ -5,11 +5,14 @@ mod chores;
 mod convert;
 mod events;
 mod eyes;
+#[cfg(test)]
+mod fixtures;
 mod guard_link;
 mod hands;
 mod orders;
 mod page;
 pub mod settings;
+mod tally;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +33,7 @@ use crate::core::observe::PeerReport;
 use crate::http::health::Pulse;
 use crate::http::metrics::Metrics;
 use crate::http::server::{PeerHandler, Served, serve};
+use crate::kubernetes::counted::counted;
 use crate::kubernetes::events::{Events, LeaseReference};
 use crate::lease::{ApiServer, HolderId, LeaseSettings, LiveClock, WatchTimes};
 use crate::peers::{Answer, Asker, Key, MAC_HEADER, PEERS_VERSION};
@@ -57,8 +61,9 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
         .map_or(ApiServer::InCluster, ApiServer::Kubeconfig);
     let me = HolderId::new(settings.core.me.clone(), &settings.pod_uid)
         .context("the pod's UID (POD_UID) cannot be used")?;
+    let (metrics, registry) = Metrics::new();
     let (baton, watcher, lease) = crate::lease::open(LeaseSettings {
-        client: crate::lease::connect(&api).await?,
+        client: counted(crate::lease::connect(&api).await?, &metrics),
         namespace: settings.namespace.clone(),
         name: settings.lease.clone(),
         me,
@@ -66,10 +71,9 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
         clock: clock.clone(),
         times: WatchTimes::default(),
     })?;
-    let client = crate::lease::connect(&api).await?;
+    let client = counted(crate::lease::connect(&api).await?, &metrics);
     let client_for_events = client.clone();
     let (inputs, queue) = mpsc::channel(INPUTS_MAX);
-    let (metrics, registry) = Metrics::new();
     let pulse = Pulse::start();
     let (page, status) = watch::channel(Arc::new(page::first_page(&settings)));
     let (report, report_seen) = watch::channel(String::new());
@@ -172,6 +176,7 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
             metrics,
             pulse,
             last: None,
+            tally: tally::Tally::default(),
         },
     };
     let brain = brain.run();

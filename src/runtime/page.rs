@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use super::brain::{Sight, record_of};
 use super::settings::SidecarSettings;
+use super::tally::Tally;
 use crate::core::decide::Decision;
 use crate::core::history;
 use crate::core::observe::{LeaseView as Lease, Observation, PeerReport, RecordView, ServerView};
@@ -38,6 +39,8 @@ pub struct Shown {
     pub pulse: Pulse,
     /// When the page was last made, and for which phase and reason.
     pub last: Option<(Millis, String)>,
+    /// Raises the counters.
+    pub tally: Tally,
 }
 
 impl Shown {
@@ -51,7 +54,6 @@ impl Shown {
         view: &lease::LeaseView,
     ) {
         self.pulse.tick();
-        self.metrics.ticks.inc();
         let key = format!("{:?}", decision.phase);
         let due = self
             .last
