@@ -13,5 +13,7 @@ mod statefulset;
 #[cfg(test)]
 pub(crate) mod fake;
 
-pub use effects::{Change, Desired, EffectError, EffectsReport, point_service, reconcile, reconcile_members};
-pub use service::service_term;
+pub use effects::{
+    Change, Desired, EffectError, EffectsReport, label_pods, point_service, reconcile, reconcile_members,
+};
+pub use service::{is_pointed, service_term};
