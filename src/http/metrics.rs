@@ -165,6 +165,7 @@ pub struct Metrics {
     could_fail_over: Gauge,
     paused: Gauge,
     warnings: Gauge,
+    unguarded: Gauge,
 }
 
 impl Metrics {
@@ -194,6 +195,7 @@ impl Metrics {
             could_fail_over: Gauge::default(),
             paused: Gauge::default(),
             warnings: Gauge::default(),
+            unguarded: Gauge::default(),
         };
         let mut registry = Registry::with_prefix("pgbaton");
         metrics.register_counters(&mut registry);
@@ -285,11 +287,16 @@ impl Metrics {
             ),
             (
                 "failover_possible",
-                "1 when a takeover would succeed now",
+                "1 when a takeover would succeed now, by the leader's word",
                 &self.could_fail_over,
             ),
             ("paused", "1 while takeovers are paused", &self.paused),
             ("warnings", "Warnings on the status page", &self.warnings),
+            (
+                "unguarded_servers",
+                "Read-write servers of this cluster that no guard holds",
+                &self.unguarded,
+            ),
         ];
         for (name, help, gauge) in plain {
             registry.register(name, help, gauge.clone());
@@ -299,6 +306,11 @@ impl Metrics {
             "1 for what this member is, 0 for the other roles",
             self.role.clone(),
         );
+    }
+
+    /// So many read-write servers of this cluster run without a guard.
+    pub fn show_unguarded(&self, servers: usize) {
+        self.unguarded.set(saturated(servers as u64));
     }
 
     /// Sets the gauges to what the page says.
@@ -326,7 +338,10 @@ impl Metrics {
             .filter(|r| r.state == "streaming");
         self.standbys.set(saturated(streaming.count() as u64));
         self.disk_free.set(known(guard.map(|g| g.disk_free_bytes)));
-        self.could_fail_over.set(i64::from(page.could_fail_over.yes));
+        let answer = &page.could_fail_over;
+        // An old word says nothing of now.
+        self.could_fail_over
+            .set(i64::from(answer.answer.yes && !answer.stale));
         let paused = page.record.as_ref().is_some_and(|record| record.paused);
         self.paused.set(i64::from(paused));
         self.warnings.set(saturated(page.warnings.len() as u64));

@@ -73,10 +73,12 @@ pub(crate) fn settings(number: u8) -> SidecarSettings {
         },
         replication_user: "replicator".into(),
         replication_password: Secret("r".into()),
+        replication_password_previous: None,
         patch_env: true,
         durability: "sync".into(),
         availability: "available".into(),
         silence_timeout: Duration::from_millis(1_500),
+        maximum_read_lag: 16_777_216,
     }
 }
 
@@ -109,7 +111,7 @@ pub(crate) fn lease(record: Record) -> SeenLease {
     }
 }
 
-pub(crate) fn status(number: u8, server: Server) -> Status {
+pub(crate) fn status(number: u8, server: &Server) -> Status {
     serde_json::from_value(serde_json::json!({
         "boot_id": "b", "revision": 1, "now_boot_ms": 0, "data": "complete",
         "system_identifier": CLUSTER, "major_version": 15, "data_id": member(number).data_id,
@@ -132,29 +134,32 @@ pub(crate) fn standby(number: u8) -> PeerReport {
         member: name(number),
         pod_uid: format!("u{number}"),
         address: address(number),
-        guard: Some(status(number, Server::Standby)),
+        guard: Some(status(number, &Server::Standby)),
         server: Some(ServerView::Standby {
             receive: Some(Lsn(0x300)),
             replay: Some(Lsn(0x300)),
             streaming: true,
         }),
         terminating: false,
+        stepped_down_in_ms: None,
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "shorter at each call")]
 pub(crate) fn seen(number: u8, server: Server, lease: SeenLease) -> Observation {
     Observation {
         now: NOW,
         now_boot: NOW,
         unix_ms: 1,
         lease: LeaseView::Seen(Box::new(lease)),
-        guard: GuardView::Heard(Box::new(heard(status(number, server)))),
+        guard: GuardView::Heard(Box::new(heard(status(number, &server)))),
         server: None,
         peers: [].into(),
         told_term: None,
         lanes: Lanes::default(),
         outcomes: Vec::new(),
         service_points_to: None,
+        service_term: None,
         answered_orders: [].into(),
     }
 }

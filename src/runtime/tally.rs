@@ -15,6 +15,8 @@ pub struct Tally {
     taking: Option<Taking>,
     rejoining: Option<Rejoin>,
     permit_had_ended: bool,
+    stepping_down: Option<Millis>,
+    stepped_down_in: Option<Millis>,
 }
 
 /// A takeover that has not led clients here yet.
@@ -39,6 +41,20 @@ impl Tally {
         for outcome in &seen.outcomes {
             self.note_outcome(metrics, me, before, outcome);
         }
+        let released = seen.outcomes.iter().any(|outcome| {
+            matches!(
+                outcome,
+                Outcome::Swap {
+                    kind: SwapKind::Release,
+                    result: SwapResult::Done(_),
+                    ..
+                }
+            )
+        });
+        if let Some(since) = self.stepping_down.filter(|_| released) {
+            self.stepped_down_in = Some(seen.now.since(since));
+        }
+        self.stepping_down = decision.state.stepping_down.as_ref().map(|down| down.since);
         self.note_takeover(metrics, me, decision, seen);
         self.note_rejoin(metrics, before, decision);
         let ended = matches!(
@@ -49,6 +65,12 @@ impl Tally {
             metrics.permits_lost.inc();
         }
         self.permit_had_ended = ended;
+    }
+
+    /// How long the last step-down took, from the decision until the Lease was given up, in milliseconds.
+    #[must_use]
+    pub fn stepped_down_in_ms(&self) -> Option<u64> {
+        self.stepped_down_in.map(|took| took.0)
     }
 
     fn note_outcome(&mut self, metrics: &Metrics, me: &MemberName, before: Phase, outcome: &Outcome) {

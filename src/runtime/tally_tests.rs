@@ -195,3 +195,35 @@ async fn no_counter_is_dead() {
         assert!(raised, "{counter} is dead:\n{text}");
     }
 }
+
+#[test]
+fn a_step_down_is_timed_until_the_lease_is_given_up() {
+    let (metrics, _) = Metrics::new();
+    let mut tally = Tally::default();
+    let mut view = seen(1, Server::Primary, lease(record(2)));
+    let why = Why::HandingOver {
+        to: Some(name(2)),
+        reason: crate::core::why::StepDown::ServerDied,
+    };
+    let mut down = decision(Phase::HandingOver, why);
+    down.state.stepping_down = Some(crate::core::state::SteppingDown {
+        term: Term(3),
+        to: Some(name(2)),
+        reason: crate::core::why::StepDown::ServerDied,
+        since: Millis(NOW.0 - 70),
+        checkpointed: false,
+        stopped: false,
+        order: None,
+    });
+    tally.note(&metrics, &name(1), Phase::Leading, &down, &view);
+    assert_eq!(tally.stepped_down_in_ms(), None);
+    view.outcomes = vec![Outcome::Swap {
+        kind: SwapKind::Release,
+        sent_boot: NOW,
+        sent_at: NOW,
+        result: SwapResult::Done(Box::new(lease(record(2)))),
+    }];
+    let follows = decision(Phase::Following, Why::Following { primary: name(2) });
+    tally.note(&metrics, &name(1), Phase::HandingOver, &follows, &view);
+    assert_eq!(tally.stepped_down_in_ms(), Some(70));
+}
