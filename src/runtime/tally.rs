@@ -13,7 +13,7 @@ use crate::http::metrics::{self, Metrics, Rejoin, RejoinLabels, Way, WayLabel};
 #[derive(Debug, Default)]
 pub struct Tally {
     taking: Option<Taking>,
-    rejoining: Option<Rejoin>,
+    rejoining: Option<RejoinWay>,
     permit_had_ended: bool,
     stepping_down: Option<Millis>,
     stepped_down_in: Option<Millis>,
@@ -120,19 +120,21 @@ impl Tally {
     /// A way back ends well when the member follows.
     fn note_rejoin(&mut self, metrics: &Metrics, before: Phase, decision: &Decision) {
         if let Why::Rejoining { way, .. } = &decision.why {
-            self.rejoining = Some(match way {
-                RejoinWay::Follow => Rejoin::follow,
-                RejoinWay::Rewind => Rejoin::rewind,
-                RejoinWay::Clone => Rejoin::clone,
-            });
+            // A copy follows in the end, as anything else does: what it took counts.
+            self.rejoining = self.rejoining.max(Some(*way));
         }
         if decision.phase == Phase::Rejoining {
             return;
         }
-        if let Some(by) = self.rejoining.take()
+        if let Some(way) = self.rejoining.take()
             && before == Phase::Rejoining
             && decision.phase == Phase::Following
         {
+            let by = match way {
+                RejoinWay::Follow => Rejoin::follow,
+                RejoinWay::Rewind => Rejoin::rewind,
+                RejoinWay::Clone => Rejoin::clone,
+            };
             count_rejoin(metrics, by, metrics::Outcome::ok);
         }
     }

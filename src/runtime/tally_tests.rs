@@ -131,6 +131,14 @@ fn ways_back_are_counted_by_how_they_end() {
         &view,
     );
     view.outcomes.clear();
+    // The copy follows.
+    tally.note(
+        &metrics,
+        &name(2),
+        Phase::Rejoining,
+        &back(RejoinWay::Follow),
+        &view,
+    );
     let follows = decision(Phase::Following, Why::Following { primary: name(1) });
     tally.note(&metrics, &name(2), Phase::Rejoining, &follows, &view);
     tally.note(
