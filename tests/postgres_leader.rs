@@ -17,6 +17,7 @@ use pgbaton::guard::protocol::Secret;
 use pgbaton::postgres::leader::{
     ArchiveKept, checkpoint, ensure_slots, keep_archive_directory, terminate_walsenders,
 };
+use pgbaton::postgres::remote::takes_password;
 use pgbaton::postgres::role::{RoleChange, RoleKeeper};
 use pgbaton::postgres::source::{read_size, read_source};
 use pgbaton::postgres::{Health, Prober};
@@ -249,6 +250,17 @@ async fn a_standby_tells_what_it_holds() {
     assert_eq!(promoted.server.timeline.0, 2);
 }
 
+/// While the password is rotated a member finds out which one an upstream takes; a server that does not answer says nothing.
+async fn which_password_is_taken(server: &Server, user: &str, wrong: &str, right: &str) {
+    for (password, taken) in [(wrong, Some(false)), (right, Some(true))] {
+        let with = login(user, password);
+        assert_eq!(takes_password(&server.at(), &with, BUDGET).await, taken);
+    }
+    let mut nowhere = server.at();
+    nowhere.port = pg::free_port();
+    assert_eq!(takes_password(&nowhere, &login(user, right), BUDGET).await, None);
+}
+
 #[tokio::test]
 async fn the_replication_role_follows_the_secret() {
     let server = Server::new("log_statement = all\nlog_min_duration_statement = 0");
@@ -279,6 +291,7 @@ async fn the_replication_role_follows_the_secret() {
     assert!(lets_in(first).await && !lets_in(second).await);
     assert_eq!(ensure(second).await, RoleChange::Altered);
     assert!(lets_in(second).await && !lets_in(first).await);
+    which_password_is_taken(&server, user, first, second).await;
 
     // Changed behind our back (another password, no login, md5): put right.
     let quoted = "\"repl\"\"i'cation\\user\"";

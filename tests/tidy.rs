@@ -23,17 +23,34 @@ const TOO_LONG_STILL: [&str; 13] = [
     "chaos/tests/local_rig.rs containers_pods_volumes_and_the_service_behave_as_in_kubernetes",
     "chaos/tests/local_rig.rs the_controller_follows_the_stateful_set",
 ];
-/// What would give the core a clock, I/O or chance.
-const IMPURE: [&str; 9] = [
+/// What would give the core a clock, I/O, threads or chance, and the shell around it, as paths.
+const IMPURE: [&str; 26] = [
     "tokio",
-    "kube::",
+    "kube",
+    "hyper",
+    "axum",
+    "nix",
+    "rand",
+    "getrandom",
+    "jiff",
+    "tracing",
     "std::net",
     "std::fs",
+    "std::io",
+    "std::os",
     "std::process",
     "std::env",
-    "Instant",
-    "SystemTime",
-    "rand::",
+    "std::thread",
+    "std::sync",
+    "std::time::Instant",
+    "std::time::SystemTime",
+    "crate::runtime",
+    "crate::lease",
+    "crate::kubernetes",
+    "crate::postgres",
+    "crate::http",
+    "crate::peers",
+    "crate::cli",
 ];
 
 fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -73,14 +90,158 @@ fn none(broken: &[String]) {
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
+/// Every path in the code: of `use` trees, spelt out, and those in expressions. `super::` from `depth` folders below `src` is
+/// made `crate::`.
+fn paths(text: &str, depth: usize) -> Vec<String> {
+    let code = code(text);
+    let mut found = Vec::new();
+    for statement in code.split("use ").skip(1) {
+        let tree: String = statement
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect();
+        spell_out("", &tree, &mut found);
+    }
+    let is_path = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+    found.extend(
+        code.split(|c| !is_path(c))
+            .filter(|word| word.contains("::"))
+            .map(str::to_owned),
+    );
+    for path in &mut found {
+        let supers = path.matches("super::").count();
+        let is_up = supers > 0 && path.starts_with("super::") && supers >= depth;
+        if is_up {
+            *path = path.replace("super::", "");
+            path.insert_str(0, "crate::");
+        }
+    }
+    found
+}
+
+/// `a::{b, c::{d}}` as `a::b`, `a::c::d`.
+fn spell_out(prefix: &str, tree: &str, found: &mut Vec<String>) {
+    let Some((head, rest)) = tree.split_once('{') else {
+        found.push(format!("{prefix}{tree}"));
+        return;
+    };
+    let inner = rest.strip_suffix('}').unwrap_or(rest);
+    let (mut depth, mut from) = (0, 0);
+    for (at, c) in inner.char_indices().chain([(inner.len(), ',')]) {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                spell_out(&format!("{prefix}{head}"), &inner[from..at], found);
+                from = at + 1;
+            }
+            _ => {}
+        }
+    }
+}
+
+fn impure(text: &str, depth: usize) -> Vec<String> {
+    let begins = |path: &str, word: &str| {
+        let path = path.strip_prefix("::").unwrap_or(path);
+        path.strip_prefix(word)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with("::") || rest.starts_with("as"))
+    };
+    let bad = |path: &String| {
+        let by_name = ["Instant", "SystemTime"]
+            .iter()
+            .any(|n| path.ends_with(n) || path.starts_with(&format!("{n}::")));
+        by_name || IMPURE.iter().any(|word| begins(path, word))
+    };
+    paths(text, depth).into_iter().filter(bad).collect()
+}
+
 #[test]
 fn the_core_is_pure() {
     let mut broken = Vec::new();
     for (path, text) in all(&["src/core"]) {
-        for (number, line) in code(&text).lines().enumerate() {
-            for word in IMPURE.iter().filter(|w| line.contains(**w)) {
-                broken.push(format!("{path}:{}: '{word}' in the core", number + 1));
+        // src/core/x.rs is module core::x: two steps up is the crate.
+        let depth = path.matches('/').count();
+        for word in impure(&text, depth) {
+            broken.push(format!("{path}: '{word}' in the core"));
+        }
+    }
+    none(&broken);
+}
+
+#[test]
+fn the_scanner_sees_what_is_impure() {
+    for bad in [
+        "use kube;",
+        "use kube::Client;",
+        "use std::{fmt, fs};",
+        "use std::{\n    collections::BTreeMap,\n    time::{Duration, Instant},\n};",
+        "use std::thread;",
+        "fn a() { std::thread::sleep(b); }",
+        "fn a() { getrandom::fill(&mut b); }",
+        "use jiff::Timestamp;",
+        "use crate::runtime::brain;",
+        "use crate::{core::types::Term, postgres::Session};",
+        "use super::super::lease::Baton;",
+        "fn a() { crate::http::serve(); }",
+        "use ::tokio::time;",
+        "use tokio as t;",
+    ] {
+        assert!(!impure(bad, 2).is_empty(), "{bad}");
+    }
+    for good in [
+        "use std::collections::BTreeMap;",
+        "use std::time::Duration;",
+        "use crate::guard::protocol::Status;",
+        "use super::super::core::types::Term;",
+        "fn a(lease: &SeenLease) { lease.term }",
+        "// use tokio;",
+        "use super::lease_view;",
+    ] {
+        assert!(impure(good, 2).is_empty(), "{good}: {:?}", impure(good, 2));
+    }
+}
+
+/// Tests that a page names: `file.rs::test` anywhere, and after `Tests:` each long name in backticks behind its file.
+fn named_tests(page: &str) -> Vec<(String, String)> {
+    let mut named = Vec::new();
+    for bullet in page.split("\n- ").flat_map(|b| b.split("\n\n")) {
+        let lists = bullet.trim_start().starts_with("Tests:");
+        let mut file = String::new();
+        for word in bullet.split('`').skip(1).step_by(2) {
+            if let Some((path, test)) = word.split_once(".rs::") {
+                file = format!("{path}.rs");
+                named.push((file.clone(), test.to_owned()));
+            } else if word.ends_with(".rs") {
+                word.clone_into(&mut file);
+            } else if lists && !file.is_empty() && word.matches('_').count() >= 2 && !word.contains(' ') {
+                named.push((file.clone(), word.to_owned()));
             }
+        }
+    }
+    named
+}
+
+#[test]
+fn the_tests_that_the_safety_page_names_exist() {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/safety.md")).unwrap();
+    let files = all(&["src", "tests", "chaos"]);
+    let named = named_tests(&page);
+    assert!(named.len() > 60, "only {} names were read", named.len());
+    let mut broken = Vec::new();
+    for (file, test) in named {
+        let name = test.rsplit("::").next().unwrap_or_default();
+        let there = files.iter().any(|(path, text)| {
+            let is_it = *path == file || path.ends_with(&format!("/{file}"));
+            // A module's tests may lie in a file beside it.
+            let beside = path.ends_with(&format!("/{}", file.replace(".rs", "_tests.rs")));
+            (is_it || beside) && text.contains(&format!("fn {name}("))
+        });
+        if !there {
+            broken.push(format!(
+                "docs/safety.md names {file}::{name}, which does not exist"
+            ));
         }
     }
     none(&broken);

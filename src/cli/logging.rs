@@ -17,7 +17,7 @@ pub enum LogFormat {
 /// The log cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "log filter '{filter}': {reason}: expected a level or directives, as in info or pgbaton=debug,kube=warn"
+    "--log (PGBATON_LOG) is '{filter}': {reason}: expected a level or directives, as in info or pgbaton=debug,kube=warn"
 )]
 pub struct BadLog {
     filter: String,
@@ -29,11 +29,7 @@ pub struct BadLog {
 /// # Errors
 /// When the filter cannot be read, or a log was set up before.
 pub fn start(filter: &str, format: LogFormat) -> Result<(), BadLog> {
-    let bad = |reason: String| BadLog {
-        filter: filter.to_owned(),
-        reason,
-    };
-    let parsed = EnvFilter::try_new(filter).map_err(|e| bad(e.to_string()))?;
+    let parsed = check(filter)?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(parsed)
         .with_writer(std::io::stderr)
@@ -42,7 +38,21 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), BadLog> {
         LogFormat::Human => log.try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     }
-    .map_err(|e| bad(e.to_string()))
+    .map_err(|e| BadLog {
+        filter: filter.to_owned(),
+        reason: e.to_string(),
+    })
+}
+
+/// Reads a filter.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn check(filter: &str) -> Result<EnvFilter, BadLog> {
+    EnvFilter::try_new(filter).map_err(|e| BadLog {
+        filter: filter.to_owned(),
+        reason: e.to_string(),
+    })
 }
 
 /// For commands of people: silent unless `PGBATON_LOG` says otherwise.
@@ -61,7 +71,9 @@ mod tests {
     fn a_filter_that_cannot_be_read_is_named() {
         let error = start("pgbaton=loud", LogFormat::Json).unwrap_err();
         assert!(
-            error.to_string().starts_with("log filter 'pgbaton=loud': "),
+            error
+                .to_string()
+                .starts_with("--log (PGBATON_LOG) is 'pgbaton=loud': "),
             "{error}"
         );
     }

@@ -1,6 +1,7 @@
 //! The command line. Each command has a module; those of people talk to the API server only.
 
 mod access;
+mod checks;
 pub mod failover;
 pub mod guard;
 pub mod history;
@@ -14,7 +15,7 @@ mod words;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::core::orders::OrderKind;
 use crate::core::types::MemberName;
@@ -79,13 +80,13 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 pub struct ClusterArgs {
     /// Namespace of the cluster (default: that of the kubeconfig's context, or of the pod)
-    #[arg(short, long, env = "POD_NAMESPACE")]
+    #[arg(short, long, env = "POD_NAMESPACE", value_parser = checks::namespace_value)]
     pub namespace: Option<String>,
     /// Name of the Lease that holds the record
-    #[arg(long, env = "PGBATON_LEASE", default_value = "postgres")]
+    #[arg(long, env = "PGBATON_LEASE", default_value = "postgres", value_parser = checks::lease_value)]
     pub lease: String,
     /// Kubeconfig (default: the pod's service account, or ~/.kube/config)
-    #[arg(long, env = "KUBECONFIG")]
+    #[arg(long, env = "KUBECONFIG", value_parser = checks::path_value)]
     pub kubeconfig: Option<PathBuf>,
 }
 
@@ -96,7 +97,7 @@ pub struct OrderArgs {
     #[command(flatten)]
     pub cluster: ClusterArgs,
     /// How long to wait for the end; an order that nobody took up by then is withdrawn
-    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "60s", value_parser = checks::order_timeout)]
     pub timeout: std::time::Duration,
     /// Replace an order of somebody else that was never answered
     #[arg(long)]
@@ -131,12 +132,16 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come this way too; with a closed terminal there is nobody to tell.
-            let _ = error.print();
-            return if error.use_stderr() {
-                End::Usage.into()
-            } else {
-                End::Done.into()
-            };
+            if !error.use_stderr() {
+                let _ = error.print();
+                return End::Done.into();
+            }
+            let subcommand = std::env::args().nth(1).unwrap_or_default();
+            eprint!(
+                "{}",
+                checks::with_environment(&error, &Cli::command(), &subcommand)
+            );
+            return End::Usage.into();
         }
     };
     match cli.command {
@@ -184,7 +189,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory as _;
         Cli::command().debug_assert();
     }
 
@@ -208,12 +212,24 @@ mod tests {
             "pgbaton adopt",
             "pgbaton pause --to postgres-1",
             "pgbaton status -o xml",
+            "pgbaton status -n Prod",
+            "pgbaton status -n a.b",
+            "pgbaton status -n=",
+            "pgbaton status --lease a_b",
+            "pgbaton switchover --timeout 0s",
+            "pgbaton switchover --timeout 2d",
+            "pgbaton switchover --timeout 60",
         ];
         for line in good {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
         for line in bad {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+        let error = Cli::try_parse_from(["pgbaton", "status", "-n", "Prod"]).unwrap_err();
+        let text = checks::with_environment(&error, &Cli::command(), "status");
+        for part in ["--namespace", "(POD_NAMESPACE)", "as in default"] {
+            assert!(text.contains(part), "{part} is not in {text}");
         }
     }
 }

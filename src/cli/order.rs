@@ -160,7 +160,9 @@ fn judge(seen: &LeaseSeen, order: &OrderNote, replace: bool) -> Result<(), NotGi
     if needs_cluster && record.is_never_initialised() {
         return Err(NotGiven::Refused("the cluster was never initialised".to_owned()));
     }
-    if let Some(to) = order.to.as_ref().filter(|_| needs_cluster)
+    // Whoever adopts must be a member too, where the damaged record still tells who is.
+    let must_be_known = needs_cluster || (order.order == OrderKind::Adopt && !record.members.is_empty());
+    if let Some(to) = order.to.as_ref().filter(|_| must_be_known)
         && record.member(to).is_none()
     {
         let known: Vec<&str> = record.members.iter().map(|m| m.member.as_str()).collect();

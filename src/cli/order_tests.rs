@@ -306,3 +306,15 @@ async fn waiting_ends_when_the_person_says_so() {
     assert!(began.elapsed() < Duration::from_secs(60));
     assert!(String::from_utf8(out).unwrap().contains("withdrawn"));
 }
+
+#[tokio::test]
+async fn only_a_member_adopts_where_the_record_tells_who_is_one() {
+    let api = api(&record());
+    let (end, text) = run(&api, OrderKind::Adopt, to("postgres-9")).await;
+    assert_eq!(end, End::Failed);
+    assert!(
+        text.contains("postgres-9 is no member; members are postgres-1"),
+        "{text}"
+    );
+    assert!(api.writes().is_empty());
+}

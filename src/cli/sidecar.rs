@@ -8,12 +8,21 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::End;
+use super::checks::{self, NameKind};
 use super::logging::{self, LogFormat};
 use crate::core::observe::Settings;
 use crate::core::types::{Address, MemberName};
 use crate::guard::protocol::Secret;
+use crate::lease::HolderId;
 use crate::postgres::{Credentials, ServerAt};
-use crate::runtime::settings::{SidecarSettings, checked_ip};
+use crate::runtime::settings::SidecarSettings;
+
+/// Least and most; Kubernetes stores whole seconds.
+const LEASE_DURATION: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(3_600));
+/// More renewals would only load the API server.
+const RENEW_LEAST: Duration = Duration::from_millis(100);
+/// Least and most of the other timeouts.
+const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(600));
 
 /// `STANDBY_MODE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -38,7 +47,7 @@ pub struct Args {
     #[arg(long, env = "POD_UID")]
     pod_uid: String,
     /// IP address of the pod (downward API: status.podIP)
-    #[arg(long, env = "POD_IP", value_parser = |s: &str| checked_ip(s).map(|ip| ip.to_string()))]
+    #[arg(long, env = "POD_IP")]
     pod_ip: String,
     /// Name of the Lease that holds the record
     #[arg(long, env = "PGBATON_LEASE", default_value = "postgres")]
@@ -59,7 +68,7 @@ pub struct Args {
     #[arg(long, env = "PGBATON_RUN_DIR", default_value = "/pgbaton")]
     run_dir: PathBuf,
     /// Kubeconfig (default: the pod's service account)
-    #[arg(long, env = "KUBECONFIG")]
+    #[arg(long, env = "KUBECONFIG", value_parser = checks::path_value)]
     kubeconfig: Option<PathBuf>,
     /// leaseDurationSeconds: whole seconds
     #[arg(long, env = "PGBATON_LEASE_DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
@@ -88,6 +97,9 @@ pub struct Args {
     /// Most WAL that an asynchronous takeover may lose, in bytes
     #[arg(long, env = "PGBATON_MAXIMUM_LAG", default_value_t = 1_048_576)]
     maximum_lag: u64,
+    /// WAL that a standby may not have replayed yet before nobody is sent to read from it (postgres-ro), in bytes
+    #[arg(long, env = "PGBATON_MAXIMUM_READ_LAG", default_value_t = 16_777_216)]
+    maximum_read_lag: u64,
     /// Keep STANDBY_MODE and PRIMARY_SERVER_ADDRESS in the StatefulSets
     #[arg(long, env = "PGBATON_PATCH_ENV", value_enum, default_value = "on")]
     patch_env: Switch,
@@ -109,6 +121,9 @@ pub struct Args {
     /// Its password; all members must have the same
     #[arg(long, env = "REPLICATION_PASSWORD", hide_env_values = true)]
     replication_password: String,
+    /// The password before, while it is rotated: members with either one hear each other
+    #[arg(long, env = "REPLICATION_PASSWORD_PREVIOUS", hide_env_values = true)]
+    replication_password_previous: Option<String>,
     /// What to log (as RUST_LOG)
     #[arg(long, env = "PGBATON_LOG", default_value = "info")]
     log: String,
@@ -158,24 +173,9 @@ impl Args {
     /// What is wrong and what to change.
     fn settings(self) -> Result<SidecarSettings, String> {
         let permit = self.check_times()?;
-        for (name, value) in [
-            ("--namespace (POD_NAMESPACE)", &self.namespace),
-            ("--pod-uid (POD_UID)", &self.pod_uid),
-            ("--lease (PGBATON_LEASE)", &self.lease),
-            ("--service (PGBATON_SERVICE)", &self.service),
-            ("--replication-user (REPLICATION_USER)", &self.replication_user),
-            (
-                "--replication-password (REPLICATION_PASSWORD)",
-                &self.replication_password,
-            ),
-            ("--postgres-user (POSTGRES_USER)", &self.postgres_user),
-        ] {
-            if value.is_empty() {
-                return Err(format!(
-                    "{name} is empty: set it, usually from the Secret or the downward API"
-                ));
-            }
-        }
+        self.check_names()?;
+        self.check_addresses()?;
+        self.check_logins()?;
         let address = Address {
             ip: self.pod_ip,
             postgres_port: self.postgres_port,
@@ -208,7 +208,8 @@ impl Args {
             service: self.service,
             listen: self.listen,
             run_dir: self.run_dir,
-            kubeconfig: self.kubeconfig,
+            // Set and empty is not set, as for kubectl.
+            kubeconfig: self.kubeconfig.filter(|path| !path.as_os_str().is_empty()),
             server: ServerAt {
                 host: self.postgres_host,
                 port: self.postgres_port,
@@ -216,42 +217,158 @@ impl Args {
             superuser,
             replication_user: self.replication_user,
             replication_password: Secret(self.replication_password),
+            replication_password_previous: self.replication_password_previous.map(Secret),
             patch_env: self.patch_env == Switch::On,
             durability: self.durability,
             availability: self.availability,
             silence_timeout: self.silence_timeout,
+            maximum_read_lag: self.maximum_read_lag,
         })
+    }
+
+    fn check_names(&self) -> Result<(), String> {
+        checks::name("--namespace (POD_NAMESPACE)", &self.namespace, NameKind::Label)?;
+        checks::name("--lease (PGBATON_LEASE)", &self.lease, NameKind::Subdomain)?;
+        checks::name(
+            "--service (PGBATON_SERVICE)",
+            &self.service,
+            NameKind::ServiceLabel,
+        )?;
+        checks::run_dir("--run-dir (PGBATON_RUN_DIR)", &self.run_dir)?;
+        HolderId::new(self.member.clone(), &self.pod_uid)
+            .map(|_| ())
+            .map_err(|e| format!("--pod-uid (POD_UID): {e}; set it from the downward API's metadata.uid"))
+    }
+
+    fn check_addresses(&self) -> Result<(), String> {
+        let ip = checks::pod_ip("--pod-ip (POD_IP)", &self.pod_ip)?;
+        checks::host("--postgres-host (PGBATON_POSTGRES_HOST)", &self.postgres_host)?;
+        let listen = "--listen (PGBATON_LISTEN)";
+        let at = self.listen;
+        if at.port() == 0 {
+            return Err(format!(
+                "{listen} is {at}: the other members must know the port; give one, as in 0.0.0.0:8008"
+            ));
+        }
+        if at.port() == self.postgres_port {
+            return Err(format!(
+                "{listen} and --postgres-port (PGBATON_POSTGRES_PORT) are both port {}: a pod has each port once; give \
+                 the sidecar another one, as in 0.0.0.0:8008",
+                at.port()
+            ));
+        }
+        // A pod may have several addresses; loopback is never one that others reach.
+        if at.ip().is_multicast() || (at.ip().is_loopback() && !ip.is_loopback()) {
+            return Err(format!(
+                "{listen} is {at}: the other members ask at {ip} (POD_IP) and would be refused; give 0.0.0.0:{0} or \
+                 {ip}:{0}",
+                at.port()
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_logins(&self) -> Result<(), String> {
+        checks::postgres_name("--postgres-user (POSTGRES_USER)", &self.postgres_user)?;
+        checks::password("--postgres-password (POSTGRES_PASSWORD)", &self.postgres_password)?;
+        if let Some(database) = &self.postgres_db {
+            checks::postgres_name("--postgres-db (POSTGRES_DB)", database)?;
+        }
+        let replication = "--replication-user (REPLICATION_USER)";
+        checks::postgres_name(replication, &self.replication_user)?;
+        checks::password(
+            "--replication-password (REPLICATION_PASSWORD)",
+            &self.replication_password,
+        )?;
+        let previous = "--replication-password-previous (REPLICATION_PASSWORD_PREVIOUS)";
+        if let Some(password) = &self.replication_password_previous {
+            checks::password(previous, password)?;
+            if *password == self.replication_password {
+                return Err(format!(
+                    "{previous} is the same as --replication-password (REPLICATION_PASSWORD): give the one before, or none"
+                ));
+            }
+        }
+        if self.replication_user == self.postgres_user {
+            return Err(format!(
+                "{replication} is '{0}', and so is --postgres-user (POSTGRES_USER): pgbaton keeps the replication role's \
+                 password and rights, and would change the superuser; give the replication role a name of its own, as \
+                 in replicator",
+                self.replication_user
+            ));
+        }
+        if self.replication_user.starts_with("pg_") {
+            return Err(format!(
+                "{replication} is '{}': PostgreSQL keeps names that begin with pg_ to itself; give another one, as in \
+                 replicator",
+                self.replication_user
+            ));
+        }
+        Ok(())
     }
 
     /// The permit's length: shorter than the Lease, so that the server is down before anybody may take it, for clocks whose rates
     /// differ by a few percent; long enough for several renewals.
     fn check_times(&self) -> Result<Duration, String> {
-        let permit = self.lease_duration.mul_f64(0.8);
-        if self.lease_duration.subsec_nanos() != 0 || self.lease_duration < Duration::from_secs(3) {
-            return Err(
-                "--lease-duration must be whole seconds, at least 3s (Kubernetes stores whole seconds)"
-                    .to_owned(),
-            );
-        }
-        if self.renew_interval < Duration::from_millis(100) {
-            return Err("--renew-interval must be at least 100ms".to_owned());
-        }
-        if self.renew_interval.saturating_mul(3) > permit {
+        let (lease, renew) = (
+            "--lease-duration (PGBATON_LEASE_DURATION)",
+            "--renew-interval (PGBATON_RENEW_INTERVAL)",
+        );
+        let words = checks::words;
+        checks::duration(lease, self.lease_duration, LEASE_DURATION)?;
+        if self.lease_duration.subsec_nanos() != 0 {
             return Err(format!(
-                "--renew-interval {:?} is too long for --lease-duration {:?}: a permit lasts {permit:?} and must survive two lost \
-                 renewals; renew at least three times as often",
-                self.renew_interval, self.lease_duration
+                "{lease} is {}: Kubernetes stores whole seconds; give such a value, as in 10s",
+                words(self.lease_duration)
+            ));
+        }
+        let permit = self.lease_duration.mul_f64(0.8);
+        if self.renew_interval < RENEW_LEAST || self.renew_interval.saturating_mul(3) > permit {
+            return Err(format!(
+                "{renew} is {}: expected {} to {} with {lease} {}. A permit lasts {} and must survive two lost renewals",
+                words(self.renew_interval),
+                words(RENEW_LEAST),
+                words(Duration::from_millis(
+                    u64::try_from(permit.as_millis() / 3).unwrap_or(0)
+                )),
+                words(self.lease_duration),
+                words(permit),
             ));
         }
         for (name, value) in [
-            ("--health-timeout", self.health_timeout),
-            ("--standby-timeout", self.standby_timeout),
-            ("--silence-timeout", self.silence_timeout),
+            ("--health-timeout (PGBATON_HEALTH_TIMEOUT)", self.health_timeout),
+            (
+                "--standby-timeout (PGBATON_STANDBY_TIMEOUT)",
+                self.standby_timeout,
+            ),
+            (
+                "--silence-timeout (PGBATON_SILENCE_TIMEOUT)",
+                self.silence_timeout,
+            ),
         ] {
-            if value < Duration::from_millis(500) || value > Duration::from_secs(600) {
-                return Err(format!("{name} is {value:?}: expected 500ms to 10min"));
+            checks::duration(name, value, TIMEOUTS)?;
+            // Longer than that, a hung server or standby would cost more than the death of the whole pod.
+            if value > self.lease_duration {
+                return Err(format!(
+                    "{name} is {}, longer than {lease} {}: by then the Lease has run out; give at most {1}, or a longer Lease",
+                    words(value),
+                    words(self.lease_duration),
+                ));
             }
+        }
+        if self.silence_timeout <= self.renew_interval {
+            return Err(format!(
+                "--silence-timeout (PGBATON_SILENCE_TIMEOUT) is {}: a leader that renews every {} ({renew}) would seem \
+                 silent; give a longer one, as in {}",
+                words(self.silence_timeout),
+                words(self.renew_interval),
+                words(self.renew_interval.mul_f64(1.5)),
+            ));
         }
         Ok(permit)
     }
 }
+
+#[cfg(test)]
+#[path = "sidecar_tests.rs"]
+mod tests;

@@ -221,6 +221,9 @@ pub struct PeerReport {
     pub server: Option<ServerView>,
     /// Its pod is on its way out.
     pub terminating: bool,
+    /// How long it took to stop its server and give up the Lease when it last stepped down, in milliseconds. For people.
+    #[serde(default)]
+    pub stepped_down_in_ms: Option<u64>,
 }
 
 impl PeerReport {
@@ -322,6 +325,8 @@ pub struct Observation {
     /// Effects outside (Service first) that are known to be in place, for this term.
     /// None for the member: nowhere.
     pub service_points_to: Option<(Term, Option<MemberName>)>,
+    /// The term that the read-write Service carries, where it was read: a record written back must be above it.
+    pub service_term: Option<Term>,
     /// Order ids that this process has answered already.
     pub answered_orders: BTreeSet<String>,
 }

@@ -50,7 +50,57 @@ pub enum Outcome {
     ok,
     /// Not well.
     error,
-    /// Not known (a timeout).
+}
+
+/// What a request to the API server asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types, reason = "the names are the labels' values")]
+pub enum ApiVerb {
+    /// One object.
+    get,
+    /// Objects.
+    list,
+    /// Changes from now on.
+    watch,
+    /// A change.
+    patch,
+    /// A new object.
+    create,
+    /// Anything else.
+    other,
+}
+
+/// What a request to the API server is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types, reason = "the names are the labels' values")]
+pub enum ApiResource {
+    /// The Lease.
+    leases,
+    /// Services.
+    services,
+    /// StatefulSets.
+    statefulsets,
+    /// Pods.
+    pods,
+    /// Events.
+    events,
+    /// Anything else.
+    other,
+}
+
+/// How a request to the API server ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types, reason = "the names are the labels' values")]
+pub enum ApiOutcome {
+    /// Done.
+    ok,
+    /// 409: somebody else was first.
+    conflict,
+    /// Any other 4xx.
+    refused,
+    /// 5xx.
+    failed,
+    /// No answer: it may have been done.
     unknown,
 }
 
@@ -70,11 +120,15 @@ pub struct RejoinLabels {
     pub outcome: Outcome,
 }
 
-/// Label of API requests.
+/// Labels of API requests.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct OutcomeLabel {
+pub struct ApiLabels {
+    /// What was asked for.
+    pub verb: ApiVerb,
+    /// About what.
+    pub resource: ApiResource,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: ApiOutcome,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -92,7 +146,7 @@ pub struct Metrics {
     /// Times that this member came back.
     pub rejoins: Family<RejoinLabels, Counter>,
     /// Requests to the API server.
-    pub api_requests: Family<OutcomeLabel, Counter>,
+    pub api_requests: Family<ApiLabels, Counter>,
     /// Rounds of the loop.
     pub ticks: Counter,
     /// Times that the guard's permit ran out on this member.
@@ -111,6 +165,7 @@ pub struct Metrics {
     could_fail_over: Gauge,
     paused: Gauge,
     warnings: Gauge,
+    unguarded: Gauge,
 }
 
 impl Metrics {
@@ -140,6 +195,7 @@ impl Metrics {
             could_fail_over: Gauge::default(),
             paused: Gauge::default(),
             warnings: Gauge::default(),
+            unguarded: Gauge::default(),
         };
         let mut registry = Registry::with_prefix("pgbaton");
         metrics.register_counters(&mut registry);
@@ -231,11 +287,16 @@ impl Metrics {
             ),
             (
                 "failover_possible",
-                "1 when a takeover would succeed now",
+                "1 when a takeover would succeed now, by the leader's word",
                 &self.could_fail_over,
             ),
             ("paused", "1 while takeovers are paused", &self.paused),
             ("warnings", "Warnings on the status page", &self.warnings),
+            (
+                "unguarded_servers",
+                "Read-write servers of this cluster that no guard holds",
+                &self.unguarded,
+            ),
         ];
         for (name, help, gauge) in plain {
             registry.register(name, help, gauge.clone());
@@ -245,6 +306,11 @@ impl Metrics {
             "1 for what this member is, 0 for the other roles",
             self.role.clone(),
         );
+    }
+
+    /// So many read-write servers of this cluster run without a guard.
+    pub fn show_unguarded(&self, servers: usize) {
+        self.unguarded.set(saturated(servers as u64));
     }
 
     /// Sets the gauges to what the page says.
@@ -272,7 +338,10 @@ impl Metrics {
             .filter(|r| r.state == "streaming");
         self.standbys.set(saturated(streaming.count() as u64));
         self.disk_free.set(known(guard.map(|g| g.disk_free_bytes)));
-        self.could_fail_over.set(i64::from(page.could_fail_over.yes));
+        let answer = &page.could_fail_over;
+        // An old word says nothing of now.
+        self.could_fail_over
+            .set(i64::from(answer.answer.yes && !answer.stale));
         let paused = page.record.as_ref().is_some_and(|record| record.paused);
         self.paused.set(i64::from(paused));
         self.warnings.set(saturated(page.warnings.len() as u64));

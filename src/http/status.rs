@@ -179,6 +179,23 @@ pub struct PeerView {
     pub error: Option<String>,
 }
 
+/// Could a takeover succeed now, by whose word.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CouldFailOverView {
+    /// The answer.
+    #[serde(flatten)]
+    pub answer: CouldFailOver,
+    /// The leader whose word this is; none: judged here.
+    #[serde(default)]
+    pub told_by: Option<MemberName>,
+    /// Milliseconds since the leader was last seen to say so; none: judged here, now.
+    #[serde(default)]
+    pub age_ms: Option<u64>,
+    /// The leader's word is too old to hold now.
+    #[serde(default)]
+    pub stale: bool,
+}
+
 /// The settings in force on this member, durations in milliseconds. Durability and availability are the recorded ones' proposals only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SettingsView {
@@ -198,6 +215,8 @@ pub struct SettingsView {
     pub availability: String,
     /// `maximum-lag`, in bytes.
     pub maximum_lag_bytes: u64,
+    /// `maximum-read-lag`, in bytes.
+    pub maximum_read_lag_bytes: u64,
     /// `patch-env`.
     pub patch_env: bool,
 }
@@ -259,7 +278,7 @@ pub struct StatusPage {
     /// The other members.
     pub peers: Vec<PeerView>,
     /// Could a takeover succeed now.
-    pub could_fail_over: CouldFailOver,
+    pub could_fail_over: CouldFailOverView,
     /// What a person should look at.
     pub warnings: Vec<String>,
     /// Settings.

@@ -132,11 +132,16 @@ pub(crate) fn example() -> StatusPage {
             position: Some(position),
             error: None,
         }],
-        could_fail_over: CouldFailOver {
-            yes: true,
-            to: Some("postgres-2".parse().unwrap()),
-            about_ms: Some(400),
-            missing: String::new(),
+        could_fail_over: CouldFailOverView {
+            answer: CouldFailOver {
+                yes: true,
+                to: Some("postgres-2".parse().unwrap()),
+                about_ms: Some(400),
+                missing: String::new(),
+            },
+            told_by: Some("postgres-1".parse().unwrap()),
+            age_ms: Some(300),
+            stale: false,
         },
         warnings: vec!["postgres-3 does not answer".into()],
         settings: SettingsView {
@@ -148,6 +153,7 @@ pub(crate) fn example() -> StatusPage {
             durability: "sync".into(),
             availability: "available".into(),
             maximum_lag_bytes: 1 << 20,
+            maximum_read_lag_bytes: 1 << 24,
             patch_env: true,
         },
         build: Build::this(),
@@ -183,9 +189,12 @@ fn bare() -> StatusPage {
         position: None,
         error: Some("timed out".into()),
     };
-    page.could_fail_over = CouldFailOver {
-        missing: "no standby answers".into(),
-        ..CouldFailOver::default()
+    page.could_fail_over = CouldFailOverView {
+        answer: CouldFailOver {
+            missing: "no standby answers".into(),
+            ..CouldFailOver::default()
+        },
+        ..CouldFailOverView::default()
     };
     page
 }

@@ -83,6 +83,8 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> 
 /// The kubeconfig that a person's command uses: the one given; in a pod none; else `~/.kube/config` as kubectl does.
 #[must_use]
 pub fn kubeconfig_for_person(given: Option<PathBuf>) -> Option<PathBuf> {
+    // Set and empty is not set, as for kubectl.
+    let given = given.filter(|path| !path.as_os_str().is_empty());
     if given.is_some() || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
         return given;
     }

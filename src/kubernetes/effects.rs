@@ -271,13 +271,22 @@ pub async fn reconcile_members(client: &Client, desired: &Desired) -> EffectsRep
     if report.is_outranked() {
         return report;
     }
-    let work: Vec<_> = desired
-        .members
+    let labels = label_pods(client, desired, &desired.members).await;
+    report.changes.extend(labels.changes);
+    report.warnings.extend(labels.warnings);
+    report.pods_absent = labels.pods_absent;
+    report
+}
+
+/// The labels of these members' pods alone: for pods that were not there before.
+pub async fn label_pods(client: &Client, desired: &Desired, members: &[MemberName]) -> EffectsReport {
+    let mut report = EffectsReport::default();
+    let work: Vec<_> = members
         .iter()
         .map(|member| pod_labels::set_role(client, desired, member))
         .collect();
     let outcomes: Vec<_> = futures_util::stream::iter(work).buffered(AT_ONCE).collect().await;
-    for (member, outcome) in desired.members.iter().zip(outcomes) {
+    for (member, outcome) in members.iter().zip(outcomes) {
         match outcome {
             Err(EffectError::Missing { .. }) => report.pods_absent.push(member.clone()),
             other => report.take(other.map(|change| change.into_iter().collect())),

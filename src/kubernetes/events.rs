@@ -2,6 +2,7 @@
 //! them, and they wait for nothing.
 
 use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -57,6 +58,7 @@ pub struct EventNote {
 #[derive(Debug, Clone)]
 pub struct Events {
     queue: mpsc::Sender<EventNote>,
+    uid: Arc<Mutex<Option<String>>>,
 }
 
 impl Events {
@@ -64,14 +66,24 @@ impl Events {
     #[must_use]
     pub fn new(client: Client, lease: LeaseReference, member: String) -> (Self, EventSender) {
         let (queue, notes) = mpsc::channel(QUEUE);
+        let uid = Arc::new(Mutex::new(lease.uid.clone()));
         let sender = EventSender {
             api: Api::namespaced(client, &lease.namespace),
             lease,
             member,
             notes,
+            uid: uid.clone(),
             sent: VecDeque::new(),
         };
-        (Self { queue }, sender)
+        (Self { queue, uid }, sender)
+    }
+
+    /// The Lease as it is seen now has this UID.
+    pub fn regard(&self, uid: &str) {
+        let mut known = self.uid.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_deref() != Some(uid) {
+            *known = Some(uid.to_owned());
+        }
     }
 
     /// Hands in an event; never waits. False: dropped, the queue is full or its sender gone.
@@ -103,6 +115,7 @@ pub struct EventSender {
     lease: LeaseReference,
     member: String,
     notes: mpsc::Receiver<EventNote>,
+    uid: Arc<Mutex<Option<String>>>,
     sent: VecDeque<(EventNote, Instant)>,
 }
 
@@ -171,7 +184,7 @@ impl EventSender {
                 kind: Some("Lease".to_owned()),
                 name: Some(self.lease.name.clone()),
                 namespace: Some(self.lease.namespace.clone()),
-                uid: self.lease.uid.clone(),
+                uid: self.uid.lock().unwrap_or_else(PoisonError::into_inner).clone(),
                 ..ObjectReference::default()
             }),
             reporting_controller: Some(CONTROLLER.to_owned()),
@@ -223,6 +236,19 @@ mod tests {
                 .as_str()
                 .is_some_and(|text| text.len() <= MAX_NOTE)
         );
+    }
+
+    #[tokio::test]
+    async fn an_event_regards_the_lease_as_it_was_last_seen() {
+        let api = FakeApi::default();
+        let mut unknown = lease();
+        unknown.uid = None;
+        let (events, sender) = Events::new(api.client(), unknown, "postgres-2".into());
+        events.regard("u-2");
+        events.post(note("postgres-2 leads"));
+        drop(events);
+        sender.run().await;
+        assert_eq!(api.created()[0]["regarding"]["uid"], "u-2");
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,11 +4,16 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use axum::body::Bytes;
+use futures_util::StreamExt as _;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
 use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 /// Called with each GET that was answered, before the caller sees it: what somebody else does in between.
 type Interloper = Box<dyn FnMut(&str, &mut BTreeMap<String, Value>) + Send>;
@@ -22,7 +27,10 @@ struct Inner {
     forbidden: Vec<(String, String)>,
     hang: bool,
     interloper: Option<Interloper>,
+    watchers: Vec<(String, mpsc::UnboundedSender<Bytes>)>,
 }
+
+type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 /// The server; clones share its objects.
 #[derive(Clone, Default)]
@@ -48,6 +56,7 @@ impl FakeApi {
         inner.version += 1;
         object["metadata"]["resourceVersion"] = json!(inner.version.to_string());
         object["metadata"]["name"] = json!(path.rsplit('/').next());
+        inner.changed(path, "MODIFIED", &object);
         inner.objects.insert(path.to_owned(), object);
     }
 
@@ -55,7 +64,7 @@ impl FakeApi {
         self.inner().objects.get(path).cloned().unwrap_or_default()
     }
 
-    /// Forbids `verb` (`GET`, `PATCH`, `POST`) on what ends in `path`.
+    /// Forbids `verb` (`GET`, `PATCH`, `POST`, `WATCH`) on what ends in `path`.
     pub(crate) fn forbid(&self, verb: &str, path: &str) {
         self.inner().forbidden.push((verb.to_owned(), path.to_owned()));
     }
@@ -85,7 +94,7 @@ impl FakeApi {
         self.inner().created.clone()
     }
 
-    async fn answer(&self, request: Request<Body>) -> Response<Full<axum::body::Bytes>> {
+    async fn answer(&self, request: Request<Body>) -> Answer {
         let hang = self.inner().hang;
         if hang {
             std::future::pending::<()>().await;
@@ -99,17 +108,30 @@ impl FakeApi {
             .headers
             .get("content-type")
             .is_some_and(|t| t == "application/strategic-merge-patch+json");
+        let query = parts.uri.query().unwrap_or_default();
+        let watched = query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix("fieldSelector=metadata.name%3D"))
+            .filter(|_| query.contains("watch=true"));
+        let (verb, path) = match watched {
+            Some(name) => (
+                "WATCH",
+                format!("{}/{name}", path.rsplit('/').next().unwrap_or_default()),
+            ),
+            None => (parts.method.as_str(), path),
+        };
         let mut guard = self.inner();
         let inner = &mut *guard;
-        inner
-            .requests
-            .push((format!("{} {path}", parts.method), sent.clone()));
+        inner.requests.push((format!("{verb} {path}"), sent.clone()));
         if inner
             .forbidden
             .iter()
-            .any(|(verb, of)| *verb == parts.method.as_str() && path.ends_with(of))
+            .any(|(v, of)| v == verb && path.ends_with(of))
         {
             return failure(StatusCode::FORBIDDEN, "Forbidden", "forbidden by the test");
+        }
+        if watched.is_some() {
+            return inner.watch(&path);
         }
         if parts.method == Method::POST {
             inner.created.push(sent.clone());
@@ -129,13 +151,27 @@ impl FakeApi {
 }
 
 impl Inner {
-    fn patch(
-        &mut self,
-        path: &str,
-        found: Value,
-        sent: &Value,
-        strategic: bool,
-    ) -> Response<Full<axum::body::Bytes>> {
+    /// What is there now, then every change.
+    fn watch(&mut self, path: &str) -> Answer {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.watchers.push((path.to_owned(), sender));
+        if let Some(found) = self.objects.get(path).cloned() {
+            self.changed(path, "ADDED", &found);
+        }
+        let events = futures_util::stream::unfold(receiver, |mut receiver| async {
+            Some((receiver.recv().await?, receiver))
+        });
+        let frames = events.map(|event| Ok::<_, Infallible>(Frame::data(event)));
+        Response::new(StreamBody::new(frames).boxed_unsync())
+    }
+
+    fn changed(&mut self, path: &str, kind: &str, object: &Value) {
+        let line = format!("{}\n", json!({ "type": kind, "object": object }));
+        self.watchers
+            .retain(|(of, watcher)| of != path || watcher.send(Bytes::from(line.clone())).is_ok());
+    }
+
+    fn patch(&mut self, path: &str, found: Value, sent: &Value, strategic: bool) -> Answer {
         let version = &sent["metadata"]["resourceVersion"];
         if !version.is_null() && *version != found["metadata"]["resourceVersion"] {
             return failure(StatusCode::CONFLICT, "Conflict", "the object has been modified");
@@ -152,6 +188,7 @@ impl Inner {
         }
         self.version += 1;
         patched["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        self.changed(path, "MODIFIED", &patched);
         self.objects.insert(path.to_owned(), patched.clone());
         reply(StatusCode::OK, &patched)
     }
@@ -184,15 +221,15 @@ fn merge(target: &mut Value, patch: &Value, strategic: bool) {
     }
 }
 
-fn reply(status: StatusCode, body: &Value) -> Response<Full<axum::body::Bytes>> {
+fn reply(status: StatusCode, body: &Value) -> Answer {
     let bytes = serde_json::to_vec(body).unwrap();
     Response::builder()
         .status(status)
-        .body(Full::from(bytes))
+        .body(Full::from(bytes).boxed_unsync())
         .unwrap()
 }
 
-fn failure(status: StatusCode, reason: &str, message: &str) -> Response<Full<axum::body::Bytes>> {
+fn failure(status: StatusCode, reason: &str, message: &str) -> Answer {
     let body = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "reason": reason, "message": message, "code": status.as_u16(),

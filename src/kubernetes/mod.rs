@@ -2,6 +2,7 @@
 //! carries the term and is swapped on the object's version, and a lower term never overwrites a higher one (invariant 9).
 
 pub mod client;
+pub mod counted;
 pub mod effects;
 pub mod events;
 mod object;
@@ -12,5 +13,7 @@ mod statefulset;
 #[cfg(test)]
 pub(crate) mod fake;
 
-pub use effects::{Change, Desired, EffectError, EffectsReport, point_service, reconcile, reconcile_members};
-pub use service::service_term;
+pub use effects::{
+    Change, Desired, EffectError, EffectsReport, label_pods, point_service, reconcile, reconcile_members,
+};
+pub use service::{is_pointed, service_term};

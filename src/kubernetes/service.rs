@@ -51,6 +51,12 @@ pub(super) async fn point(client: &Client, desired: &Desired) -> Result<Option<C
     .await
 }
 
+/// Whether `found` is as desired, or belongs to a later term.
+#[must_use]
+pub fn is_pointed(found: &Service, desired: &Desired) -> bool {
+    needed(found, desired).is_none() || term_of(found).is_some_and(|term| term > desired.term)
+}
+
 /// The patch that makes `found` right, and what it changes; none when it is right.
 fn needed(found: &Service, desired: &Desired) -> Option<(Value, Change)> {
     let spec = found.spec.clone().unwrap_or_default();

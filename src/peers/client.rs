@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use http::{Method, Request, header};
+use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
+use super::keys::Keys;
 use super::wire::{Key, MAC_HEADER, MESSAGE_MAX, PEERS_VERSION, Question};
 use crate::core::observe::PeerReport;
 use crate::core::types::{Address, MemberName, Term};
@@ -22,7 +23,7 @@ const IDLE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub struct Asker {
     client: Client<HttpConnector, Full<Bytes>>,
-    key: Key,
+    keys: Keys,
     me: MemberName,
     address: Address,
     cluster: String,
@@ -31,7 +32,7 @@ pub struct Asker {
 impl Asker {
     /// Of `me`, which can be asked at `address`, for the cluster of this name.
     #[must_use]
-    pub fn new(key: Key, me: MemberName, address: Address, cluster: String) -> Self {
+    pub fn new(keys: Keys, me: MemberName, address: Address, cluster: String) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
@@ -41,7 +42,7 @@ impl Asker {
             .build(connector);
         Self {
             client,
-            key,
+            keys,
             me,
             address,
             cluster,
@@ -65,6 +66,24 @@ impl Asker {
     }
 
     async fn ask_unbounded(&self, there: &Address, leads: Option<Term>) -> Result<PeerReport, String> {
+        let mut answer = Err(NoAnswer::Other("there is no key".to_owned()));
+        for key in self.keys.all() {
+            answer = self.ask_with(key, there, leads).await;
+            if !matches!(answer, Err(NoAnswer::Refused(_))) {
+                break;
+            }
+        }
+        answer.map_err(|no| match no {
+            NoAnswer::Refused(text) | NoAnswer::Other(text) => text,
+        })
+    }
+
+    async fn ask_with(
+        &self,
+        key: &Key,
+        there: &Address,
+        leads: Option<Term>,
+    ) -> Result<PeerReport, NoAnswer> {
         let nonce = nonce()?;
         let question = Question {
             version: PEERS_VERSION,
@@ -84,7 +103,7 @@ impl Asker {
             .method(Method::POST)
             .uri(format!("http://{host}:{}/peer", there.sidecar_port))
             .header(header::CONTENT_TYPE, "application/json")
-            .header(MAC_HEADER, self.key.sign_question(&body))
+            .header(MAC_HEADER, key.sign_question(&body))
             .body(Full::new(Bytes::from(body)))
             .map_err(|e| format!("the address {host} cannot be asked: {e}"))?;
         let answer = self.client.request(request).await.map_err(|e| causes(&e))?;
@@ -102,11 +121,31 @@ impl Asker {
             .to_bytes();
         if !status.is_success() {
             let text: String = String::from_utf8_lossy(&body).chars().take(200).collect();
-            return Err(format!("it answered {status}: {text}"));
+            let text = format!("it answered {status}: {text}");
+            // It may know the other password only.
+            return Err(if status == StatusCode::FORBIDDEN {
+                NoAnswer::Refused(text)
+            } else {
+                NoAnswer::Other(text)
+            });
         }
-        self.key
-            .read_answer(&self.cluster, &nonce, &mac, &body)
-            .map_err(|e| e.to_string())
+        key.read_answer(&self.cluster, &nonce, &mac, &body)
+            .map_err(|e| NoAnswer::Other(e.to_string()))
+    }
+}
+
+/// Why nothing counts, for people.
+#[derive(Debug)]
+enum NoAnswer {
+    /// 403: another key may be taken.
+    Refused(String),
+    /// Anything else.
+    Other(String),
+}
+
+impl From<String> for NoAnswer {
+    fn from(text: String) -> Self {
+        Self::Other(text)
     }
 }
 

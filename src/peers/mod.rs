@@ -1,10 +1,13 @@
 //! Sidecars asking each other how they stand: `POST /peer`, one JSON question, one JSON answer, both authenticated.
 //!
 //! The key is derived from the replication password, which every member has from the Secret. An answer's MAC covers the
-//! question's nonce, so an old answer cannot be replayed. A replayed question tells an old term, which nobody acts on.
+//! question's nonce, so an old answer cannot be replayed. A replayed question tells an old term, which nobody acts on. While the
+//! password is rotated a member has two keys: it takes either, and asks again with the second when the first is refused.
 
 mod client;
+mod keys;
 mod wire;
 
 pub use client::Asker;
+pub use keys::Keys;
 pub use wire::{Answer, BadPeerMessage, Key, MAC_HEADER, MESSAGE_MAX, PEERS_VERSION, Question};

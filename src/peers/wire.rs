@@ -243,6 +243,7 @@ mod tests {
             guard: None,
             server: None,
             terminating: false,
+            stepped_down_in_ms: None,
         };
         let answer = Answer {
             version: PEERS_VERSION,

@@ -89,6 +89,19 @@ impl Identity {
     }
 }
 
+/// Whether the server takes this password, within `budget`; none: not known.
+pub async fn takes_password(server: &ServerAt, credentials: &Credentials, budget: Duration) -> Option<bool> {
+    let behaviour = Behaviour {
+        statement_timeout: budget,
+        local_commit: true,
+    };
+    match ask_once(server, credentials, behaviour, "SELECT 1", budget).await {
+        Ok(_) => Some(true),
+        Err(Failure::Server { sqlstate, .. }) if sqlstate == "28P01" => Some(false),
+        Err(_) => None,
+    }
+}
+
 /// Logs in at `server` and asks what it is, within `budget`.
 pub async fn identify(server: &ServerAt, credentials: &Credentials, budget: Duration) -> Identity {
     let sql = "SELECT system_identifier AS id, pg_is_in_recovery() AS in_recovery FROM pg_control_system()";

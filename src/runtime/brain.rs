@@ -10,8 +10,11 @@ use super::convert;
 use super::hands::Hands;
 use super::memory::Memory;
 use super::settings::SidecarSettings;
+use super::unguarded::{Suspects, suspects};
+use super::words::{log_decision, log_outcome};
 use crate::core::decide::{Decision, decide};
 use crate::core::observe::{GuardView, Lanes, LeaseView, Observation, Outcome, PeerReport};
+use crate::core::phase::Phase;
 use crate::core::probe::Probe;
 use crate::core::record::{Evidence, Member, Record};
 use crate::core::state::State;
@@ -46,10 +49,14 @@ pub enum Input {
     Ended(Lane, Box<Outcome>),
     /// The Service leads to this member (none: nowhere), on behalf of this term.
     ServicePoints(Term, Option<MemberName>),
+    /// The Service carries this term.
+    ServiceTerm(Term),
     /// This order of a person has been answered.
     Answered(String),
     /// A warning of the effects or chores, by its source; empty: all well.
     Warning(&'static str, String),
+    /// Read-write servers of this cluster that no guard holds, in words.
+    Unguarded(Vec<String>),
     /// The process should end.
     Terminate,
 }
@@ -82,10 +89,13 @@ pub struct Sight {
     pub introduced: BTreeMap<MemberName, Address>,
     /// Warnings by source.
     pub warnings: BTreeMap<&'static str, String>,
+    /// Read-write servers of this cluster without a guard, in words.
+    pub unguarded: Vec<String>,
     told_term: Option<Term>,
     lanes: Lanes,
     outcomes: Vec<Outcome>,
     service_points_to: Option<(Term, Option<MemberName>)>,
+    service_term: Option<Term>,
     answered: BTreeSet<String>,
     /// The process was told to end.
     pub terminating: bool,
@@ -102,6 +112,10 @@ pub struct Steering {
     pub ask: watch::Sender<AskPlan>,
     /// What peers are told.
     pub report: watch::Sender<Arc<PeerReport>>,
+    /// Who may run without a guard.
+    pub suspects: watch::Sender<Suspects>,
+    /// The Lease is damaged: the Service's term is wanted.
+    pub damaged: watch::Sender<bool>,
 }
 
 /// Whom to ask, and how often.
@@ -136,12 +150,14 @@ pub struct Brain {
     pub steering: Steering,
     /// Kubernetes events.
     pub events: crate::kubernetes::events::Events,
+    /// What they are about.
+    pub news: super::events::News,
     /// Where decisions are shown.
     pub shown: super::page::Shown,
 }
 
 impl Sight {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             guard: GuardView::Unknown,
             guard_trouble: String::new(),
@@ -150,10 +166,12 @@ impl Sight {
             peer_trouble: BTreeMap::new(),
             introduced: BTreeMap::new(),
             warnings: BTreeMap::new(),
+            unguarded: Vec::new(),
             told_term: None,
             lanes: Lanes::default(),
             outcomes: Vec::new(),
             service_points_to: None,
+            service_term: None,
             answered: BTreeSet::new(),
             terminating: false,
         }
@@ -163,6 +181,36 @@ impl Sight {
     pub fn note_outcome(&mut self, outcome: Outcome) {
         log_outcome(&outcome);
         self.outcomes.push(outcome);
+    }
+
+    fn note_peer(&mut self, member: MemberName, answer: Result<Evidence<PeerReport>, String>) {
+        match answer {
+            Ok(report) => {
+                self.peer_trouble.remove(&member);
+                self.peers.insert(member, report);
+            }
+            Err(why) => {
+                self.peer_trouble.insert(member, why);
+            }
+        }
+    }
+
+    fn note_asker(&mut self, member: MemberName, address: Address, leads: Option<Term>) {
+        if self.introduced.len() < 64 || self.introduced.contains_key(&member) {
+            self.introduced.insert(member, address);
+        }
+        self.told_term = self.told_term.max(leads);
+    }
+
+    /// An order to the guard is under way.
+    #[must_use]
+    pub fn guard_is_busy(&self) -> bool {
+        self.lanes.guard
+    }
+
+    /// An order to the guard was given.
+    pub fn guard_was_ordered(&mut self) {
+        self.lanes.guard = true;
     }
 
     /// The guard's last word while it can be reached.
@@ -220,12 +268,21 @@ impl Brain {
             tracing::error!(from = ?state.phase, to = ?decision.phase, "a change of phase that core/phase.rs does not list: report this");
         }
         log_decision(&decision, &seen, last);
-        if let Some(note) = super::events::of(state.phase, &decision) {
+        if let Some(lease) = self.lease.borrow().state.seen() {
+            self.events.regard(&lease.uid);
+        }
+        let holder = &self.settings.core.holder;
+        for note in self.news.of(holder, state.phase, &decision, &seen, sight) {
             self.events.post(note);
         }
+        let shown = &mut self.shown;
+        let me = &self.settings.core.me;
+        shown
+            .tally
+            .note(&shown.metrics, me, state.phase, &decision, &seen);
         state.clone_from(&decision.state);
         self.memory.note(state.led.as_deref());
-        if decision.phase != crate::core::phase::Phase::Leading {
+        if decision.phase != Phase::Leading {
             self.hands.rest(sight);
         }
         for action in &decision.actions {
@@ -240,6 +297,7 @@ impl Brain {
                 _ => {}
             }
         }
+        super::rotation::follow_again(&mut self.hands, &decision, &seen, sight);
         self.steer(&decision, &seen, sight);
         self.shown.show(
             &self.settings,
@@ -270,6 +328,7 @@ impl Brain {
             lanes: sight.lanes.clone(),
             outcomes: std::mem::take(&mut sight.outcomes),
             service_points_to: sight.service_points_to.clone(),
+            service_term: sight.service_term,
             answered_orders: sight.answered.clone(),
         }
     }
@@ -306,21 +365,8 @@ impl Brain {
                 };
             }
             Input::Probe(probe) => sight.probe = Some(*probe),
-            Input::Peer(member, answer) => match *answer {
-                Ok(report) => {
-                    sight.peer_trouble.remove(&member);
-                    sight.peers.insert(member, report);
-                }
-                Err(why) => {
-                    sight.peer_trouble.insert(member, why);
-                }
-            },
-            Input::Asked(member, address, leads) => {
-                if sight.introduced.len() < 64 || sight.introduced.contains_key(&member) {
-                    sight.introduced.insert(member, address);
-                }
-                sight.told_term = sight.told_term.max(leads);
-            }
+            Input::Peer(member, answer) => sight.note_peer(member, *answer),
+            Input::Asked(member, address, leads) => sight.note_asker(member, address, leads),
             Input::Ended(lane, outcome) => {
                 match lane {
                     Lane::Swap => sight.lanes.swap = false,
@@ -330,7 +376,11 @@ impl Brain {
                 log_outcome(&outcome);
                 sight.outcomes.push(*outcome);
             }
-            Input::ServicePoints(term, member) => sight.service_points_to = Some((term, member)),
+            Input::ServicePoints(term, member) => {
+                sight.service_term = sight.service_term.max(Some(term));
+                sight.service_points_to = Some((term, member));
+            }
+            Input::ServiceTerm(term) => sight.service_term = sight.service_term.max(Some(term)),
             Input::Answered(id) => {
                 sight.answered.insert(id);
             }
@@ -341,27 +391,22 @@ impl Brain {
                     sight.warnings.insert(source, text);
                 }
             }
+            Input::Unguarded(found) => sight.unguarded = found,
             Input::Terminate => sight.terminating = true,
         }
     }
 
     fn steer(&self, decision: &Decision, seen: &Observation, sight: &Sight) {
         let every = Duration::from_millis(decision.probe_every.0);
-        self.steering
-            .probe_every
-            .send_if_modified(|old| std::mem::replace(old, every) != every);
+        set(&self.steering.probe_every, every);
         let plan = AskPlan {
             whom: whom_to_ask(&self.settings.core.me, &seen.lease, sight),
             every: Duration::from_millis(decision.ask_peers_every.0),
             leads: decision.state.taking.map(|(term, _)| term),
         };
-        self.steering.ask.send_if_modified(|old| {
-            let changed = *old != plan;
-            if changed {
-                *old = plan;
-            }
-            changed
-        });
+        set(&self.steering.ask, plan);
+        set(&self.steering.suspects, suspects(&self.settings, seen, sight));
+        set(&self.steering.damaged, decision.phase == Phase::Damaged);
         let fresh = |e: &Evidence<Status>| seen.now.since(e.asked_at) <= STATUS_FRESH;
         let report = PeerReport {
             member: self.settings.core.me.clone(),
@@ -374,6 +419,7 @@ impl Brain {
                 .filter(|s| seen.now.since(s.asked_at) <= STATUS_FRESH)
                 .map(|s| s.value.clone()),
             terminating: sight.terminating,
+            stepped_down_in_ms: self.shown.tally.stepped_down_in_ms(),
         };
         self.steering.report.send_replace(Arc::new(report));
     }
@@ -393,6 +439,15 @@ impl Brain {
         };
         holds && (stopping || state.stepping_down.is_some())
     }
+}
+
+/// Sends what differs from what was sent last.
+fn set<T: PartialEq>(steered: &watch::Sender<T>, wanted: T) {
+    steered.send_if_modified(|old| {
+        let changed = *old != wanted;
+        *old = wanted;
+        changed
+    });
 }
 
 fn whom_to_ask(me: &MemberName, lease: &LeaseView, sight: &Sight) -> BTreeMap<MemberName, Address> {
@@ -421,49 +476,5 @@ pub fn record_of(lease: &LeaseView) -> Option<&Record> {
             RecordView::Missing | RecordView::Unreadable(_) => None,
         },
         LeaseView::Unknown | LeaseView::Absent => None,
-    }
-}
-
-/// One line a decision that differs from the last one.
-fn log_decision(decision: &Decision, seen: &Observation, last: &mut Option<String>) {
-    let why = decision.why.to_string();
-    let line = format!("{:?}: {}", decision.phase, stripped(&why));
-    if last.as_ref() != Some(&line) {
-        tracing::info!(phase = ?decision.phase, why, "decided");
-        *last = Some(line);
-    }
-    tracing::debug!(
-        state = serde_json::to_string(&decision.state).unwrap_or_default(),
-        seen = serde_json::to_string(seen).unwrap_or_default(),
-        actions = serde_json::to_string(&decision.actions).unwrap_or_default(),
-        "decision"
-    );
-}
-
-/// Without its numbers: a count of milliseconds is no news.
-fn stripped(text: &str) -> String {
-    text.chars().filter(|c| !c.is_ascii_digit()).collect()
-}
-
-fn log_outcome(outcome: &Outcome) {
-    use crate::core::observe::SwapResult;
-    match outcome {
-        Outcome::Swap { kind, result, .. } => match result {
-            SwapResult::Done(_) => tracing::debug!(?kind, "swapped the Lease"),
-            SwapResult::Lost => tracing::info!(?kind, "the Lease was changed by another first"),
-            SwapResult::Refused(why) => tracing::warn!(?kind, why, "the swap of the Lease was refused"),
-            SwapResult::Unknown(why) => tracing::warn!(?kind, why, "the outcome of a swap is not known"),
-        },
-        Outcome::Guard {
-            order,
-            error: Some(error),
-        } => tracing::warn!(?order, error, "the guard did not do it"),
-        Outcome::GuardBusy { order, reason } => tracing::info!(?order, reason, "the guard did not begin it"),
-        Outcome::Guard { order, error: None } => tracing::info!(?order, "the guard did it"),
-        Outcome::Sql {
-            job,
-            error: Some(error),
-        } => tracing::warn!(?job, error, "the statement failed"),
-        Outcome::Sql { job, error: None } => tracing::info!(?job, "the statement is done"),
     }
 }

@@ -1,4 +1,4 @@
-//! What the leader keeps in order around it: the Service and the StatefulSets, the replication role and the slots. Driven by
+//! What the leader keeps in order on its server: the replication role, the slots, the archive directory; and answers to people. Driven by
 //! wishes, done on change and again now and then, never on the way of a renewal.
 
 use std::sync::Arc;
@@ -12,17 +12,10 @@ use super::settings::SidecarSettings;
 use crate::core::action::OrderState;
 use crate::core::orders::{ORDER_RESULT_ANNOTATION, OrderId, OrderResult, OrderState as Answered};
 use crate::core::probe::Archive;
-use crate::core::types::{MemberName, Term};
-use crate::kubernetes::effects::{Desired, point_service, reconcile_members};
+use crate::core::types::MemberName;
 use crate::postgres::role::RoleKeeper;
 use crate::postgres::{Session, leader};
 
-/// Drift is put right this often.
-const EFFECTS_EVERY: Duration = Duration::from_secs(60);
-/// A missing object or right is a person's to mend: looked at this often.
-const EFFECTS_MENDED: Duration = Duration::from_secs(10);
-/// After a failure.
-const EFFECTS_RETRY: Duration = Duration::from_millis(500);
 /// Roles and slots are looked at this often.
 const REPLICATION_EVERY: Duration = Duration::from_secs(10);
 /// After a failure.
@@ -34,19 +27,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Tries for it.
 const ANSWER_TRIES: u32 = 5;
 
-/// What Kubernetes shall show.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EffectsWish {
-    /// Whose term.
-    pub term: Term,
-    /// Where writes go.
-    pub primary: MemberName,
-    /// All members.
-    pub members: Vec<MemberName>,
-    /// Clients are led to the primary; else nowhere.
-    pub open: bool,
-}
-
 /// What the primary shall have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicationWish {
@@ -54,66 +34,6 @@ pub struct ReplicationWish {
     pub standbys: Option<Vec<MemberName>>,
     /// The archiver, when it fails.
     pub failing_archive: Option<Archive>,
-}
-
-/// Keeps Service, env and labels.
-pub async fn effects(
-    settings: Arc<SidecarSettings>,
-    client: kube::Client,
-    mut wish: watch::Receiver<Option<EffectsWish>>,
-    inputs: mpsc::Sender<Input>,
-) {
-    loop {
-        let Some(wanted) = wish.borrow_and_update().clone() else {
-            if wish.changed().await.is_err() {
-                return;
-            }
-            continue;
-        };
-        let desired = Desired {
-            namespace: settings.namespace.clone(),
-            term: wanted.term,
-            primary: wanted.primary.clone(),
-            open: wanted.open,
-            members: wanted.members.clone(),
-            not_for_reading: Vec::new(),
-            service: settings.service.clone(),
-            patch_env: settings.patch_env,
-        };
-        let mut warnings: Vec<String> = Vec::new();
-        let mut again_soon = false;
-        match point_service(&client, &desired).await {
-            Ok(change) => {
-                if let Some(change) = change {
-                    tracing::info!(%change, "changed");
-                }
-                let leads = wanted.open.then(|| wanted.primary.clone());
-                send(&inputs, Input::ServicePoints(wanted.term, leads)).await;
-            }
-            Err(error) => {
-                again_soon |= error.is_transient();
-                warnings.push(error.to_string());
-            }
-        }
-        let report = reconcile_members(&client, &desired).await;
-        for change in &report.changes {
-            tracing::info!(%change, "changed");
-        }
-        warnings.extend(report.warnings.iter().map(ToString::to_string));
-        again_soon |= report
-            .warnings
-            .iter()
-            .any(crate::kubernetes::EffectError::is_transient);
-        let pause = match (warnings.is_empty(), again_soon) {
-            (true, _) => EFFECTS_EVERY,
-            (false, true) => EFFECTS_RETRY,
-            (false, false) => EFFECTS_MENDED,
-        };
-        send(&inputs, Input::Warning("kubernetes", warnings.join("; "))).await;
-        if pause_or_change(pause, &mut wish).await.is_err() {
-            return;
-        }
-    }
 }
 
 /// Waits; Err: the loop is gone.
@@ -133,43 +53,64 @@ pub async fn replication(
     let mut roles = RoleKeeper::default();
     loop {
         let Some(wanted) = wish.borrow_and_update().clone() else {
+            for source in ["replication", "archive"] {
+                send(&inputs, Input::Warning(source, String::new())).await;
+            }
             if wish.changed().await.is_err() {
                 return;
             }
             continue;
         };
-        let (pause, warning) = match keep(&settings, &mut roles, &wanted).await {
-            Ok(warning) => (REPLICATION_EVERY, warning),
-            Err(error) => (REPLICATION_RETRY, error),
+        let (pause, kept) = match keep(&settings, &mut roles, &wanted).await {
+            Ok(kept) => (REPLICATION_EVERY, kept),
+            Err(error) => (
+                REPLICATION_RETRY,
+                Kept {
+                    replication: error,
+                    archive: None,
+                },
+            ),
         };
-        send(&inputs, Input::Warning("replication", warning)).await;
+        send(&inputs, Input::Warning("replication", kept.replication)).await;
+        if let Some(archive) = kept.archive {
+            send(&inputs, Input::Warning("archive", archive)).await;
+        }
         if pause_or_change(pause, &mut wish).await.is_err() {
             return;
         }
     }
 }
 
-/// A warning for people, empty when all is well.
+/// Warnings for people, empty when all is well.
+struct Kept {
+    /// Of role and slots.
+    replication: String,
+    /// Of the archive; none: it was not looked at.
+    archive: Option<String>,
+}
+
 async fn keep(
     settings: &SidecarSettings,
     roles: &mut RoleKeeper,
     wanted: &ReplicationWish,
-) -> Result<String, String> {
+) -> Result<Kept, String> {
     let text = |e: crate::postgres::PgError| e.to_string();
     let mut session = Session::open(&settings.server, &settings.superuser, SQL_BUDGET, SQL_BUDGET)
         .await
         .map_err(text)?;
-    // Slots first: standbys wait for them after a promotion.
-    let Some(standbys) = &wanted.standbys else {
-        // A former primary's slots would keep WAL for nobody.
-        leader::ensure_slots(&mut session, &settings.core.me, &[], SQL_BUDGET)
-            .await
-            .map_err(text)?;
-        return Ok(String::new());
-    };
-    leader::ensure_slots(&mut session, &settings.core.me, standbys, SQL_BUDGET)
+    // Slots first: standbys wait for them after a promotion. A former primary's slots would keep WAL for nobody.
+    let others = wanted.standbys.as_deref().unwrap_or_default();
+    let slots = leader::ensure_slots(&mut session, &settings.core.me, others, SQL_BUDGET)
         .await
         .map_err(text)?;
+    let replication = slots.warnings.join("; ");
+    let quiet = Some(String::new());
+    if wanted.standbys.is_none() {
+        return Ok(Kept {
+            replication,
+            archive: quiet,
+        });
+    }
     let change = roles
         .ensure(
             &mut session,
@@ -186,20 +127,25 @@ async fn keep(
             "kept the replication role as the Secret says"
         );
     }
-    let Some(archive) = &wanted.failing_archive else {
-        return Ok(String::new());
+    let archive = match &wanted.failing_archive {
+        None => quiet,
+        Some(archive) => Some(keep_archive(&mut session, archive).await.map_err(text)?),
     };
-    match leader::keep_archive_directory(&mut session, archive, SQL_BUDGET)
-        .await
-        .map_err(text)?
-    {
-        leader::ArchiveKept::Fine => Ok(String::new()),
-        leader::ArchiveKept::Created { directory } => {
-            tracing::info!(directory, "made the archive directory, which was missing here");
-            Ok(String::new())
-        }
-        leader::ArchiveKept::Failing { advice } => Ok(advice),
-    }
+    Ok(Kept { replication, archive })
+}
+
+/// Advice for people, empty when all is well.
+async fn keep_archive(session: &mut Session, archive: &Archive) -> Result<String, crate::postgres::PgError> {
+    Ok(
+        match leader::keep_archive_directory(session, archive, SQL_BUDGET).await? {
+            leader::ArchiveKept::Fine => String::new(),
+            leader::ArchiveKept::Created { directory } => {
+                tracing::info!(directory, "made the archive directory, which was missing here");
+                String::new()
+            }
+            leader::ArchiveKept::Failing { advice } => advice,
+        },
+    )
 }
 
 /// Writes the answers to people's orders beside them.

@@ -1,12 +1,70 @@
-//! Which decisions become Kubernetes events: those that people would ask about.
+//! Which decisions and conditions become Kubernetes events: those that people would ask about.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::brain::{Sight, record_of};
+use super::effects::KUBERNETES_REFUSED;
 use crate::core::decide::Decision;
+use crate::core::observe::{LeaseView, Observation};
 use crate::core::phase::Phase;
+use crate::core::record::Durability;
+use crate::core::types::Millis;
+use crate::core::why::Why;
 use crate::kubernetes::events::{EventKind, EventNote};
 
+/// Shorter silences and failures pass by themselves.
+const LASTING: Millis = Millis(3_000);
+
+/// What held at the last decision, each by its reason.
+#[derive(Debug, Default)]
+pub struct News {
+    held: BTreeMap<&'static str, Millis>,
+    posted: BTreeSet<&'static str>,
+}
+
+/// Something that holds, and that a person should know when it begins.
+struct Condition {
+    reason: &'static str,
+    action: &'static str,
+    note: String,
+    /// How long it must have held.
+    after: Millis,
+}
+
+impl News {
+    /// The events of one decision. `before` is the phase of the one before it.
+    pub fn of(
+        &mut self,
+        holder: &str,
+        before: Phase,
+        decision: &Decision,
+        seen: &Observation,
+        sight: &Sight,
+    ) -> Vec<EventNote> {
+        let mut notes: Vec<EventNote> = of_phase(before, decision).into_iter().collect();
+        let conditions = conditions(holder, decision, seen, sight);
+        self.held
+            .retain(|reason, _| conditions.iter().any(|c| c.reason == *reason));
+        self.posted
+            .retain(|reason| conditions.iter().any(|c| c.reason == *reason));
+        for condition in conditions {
+            let since = *self.held.entry(condition.reason).or_insert(seen.now);
+            let lasts = seen.now.since(since) >= condition.after;
+            if lasts && self.posted.insert(condition.reason) {
+                notes.push(EventNote {
+                    kind: EventKind::Warning,
+                    reason: condition.reason.to_owned(),
+                    action: condition.action.to_owned(),
+                    note: condition.note,
+                });
+            }
+        }
+        notes
+    }
+}
+
 /// The event of a change of phase; none: nothing that people ask about.
-#[must_use]
-pub fn of(before: Phase, decision: &Decision) -> Option<EventNote> {
+fn of_phase(before: Phase, decision: &Decision) -> Option<EventNote> {
     let after = decision.phase;
     if before == after {
         return None;
@@ -27,4 +85,164 @@ pub fn of(before: Phase, decision: &Decision) -> Option<EventNote> {
         action: action.to_owned(),
         note: decision.why.to_string(),
     })
+}
+
+fn conditions(holder: &str, decision: &Decision, seen: &Observation, sight: &Sight) -> Vec<Condition> {
+    let mut all: Vec<Condition> = of_why(decision).into_iter().collect();
+    let mut add = |reason, action, note: String| {
+        all.push(Condition {
+            reason,
+            action,
+            note,
+            // Between two tries, or while the server changes, it is no news.
+            after: if reason == "ReplicationNotKept" {
+                LASTING
+            } else {
+                Millis(0)
+            },
+        });
+    };
+    let leads = matches!(&seen.lease, LeaseView::Seen(lease) if lease.holder.as_deref() == Some(holder));
+    if let Some(record) = record_of(&seen.lease).filter(|_| leads) {
+        let set_is_empty = record.primary.is_some() && record.current_set().k == 0;
+        if record.durability == Durability::Sync && set_is_empty && record.members.len() > 1 {
+            add(
+                "NotReplicated",
+                "Write",
+                "no standby is left in the sync set: commits are acknowledged by the primary alone, and only its data may lead \
+                 until a standby has caught up"
+                    .to_owned(),
+            );
+        }
+    }
+    for (source, reason, action) in [
+        ("archive", "ArchiveFailing", "Archive"),
+        (KUBERNETES_REFUSED, "EffectRefused", "Patch"),
+        ("replication", "ReplicationNotKept", "Replicate"),
+    ] {
+        if let Some(text) = sight.warnings.get(source) {
+            add(reason, action, text.clone());
+        }
+    }
+    if !sight.unguarded.is_empty() {
+        add("UnguardedServer", "Look", sight.unguarded.join("; "));
+    }
+    all
+}
+
+fn of_why(decision: &Decision) -> Option<Condition> {
+    let (reason, action, after) = match &decision.why {
+        Why::RejoinFailed { .. } => ("RejoinFailed", "Rejoin", Millis(0)),
+        Why::NoProofInTime { .. } => ("NoProof", "Claim", Millis(0)),
+        Why::RestartInPlace { .. } => ("RestartInPlace", "Restart", Millis(0)),
+        // Somebody else takes over in most cases, and soon.
+        Why::NotTakingOver { .. } => ("NotTakingOver", "Wait", LASTING),
+        Why::ServerUnhealthy { .. } => ("ServerUnhealthy", "Probe", Millis(1_000)),
+        Why::GuardSilent { .. } => ("GuardSilent", "Ask", LASTING),
+        Why::NotStreaming { .. } => ("NotStreaming", "Follow", LASTING),
+        _ => return None,
+    };
+    Some(Condition {
+        reason,
+        action,
+        note: decision.why.to_string(),
+        after,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::record::SyncSet;
+    use crate::guard::protocol::Server;
+    use crate::runtime::fixtures::{NOW, decision, lease, record, seen};
+
+    fn reasons(
+        news: &mut News,
+        before: Phase,
+        decision: &Decision,
+        view: &Observation,
+        sight: &Sight,
+    ) -> Vec<String> {
+        let notes = news.of("postgres-1_u1", before, decision, view, sight);
+        notes.into_iter().map(|note| note.reason).collect()
+    }
+
+    #[test]
+    fn what_people_would_ask_about_is_told_once_while_it_holds() {
+        let mut news = News::default();
+        let mut sight = Sight::new();
+        let leading = decision(Phase::Leading, Why::Leading);
+        let mut view = seen(1, Server::Primary, lease(record(2)));
+        let mut told = |view: &Observation, decision: &Decision, sight: &Sight| {
+            reasons(&mut news, Phase::Leading, decision, view, sight)
+        };
+        assert!(told(&view, &leading, &sight).is_empty());
+        let why = Why::RestartInPlace {
+            nobody_because: "there is no other member".into(),
+        };
+        let restarting = decision(Phase::Leading, why);
+        assert_eq!(told(&view, &restarting, &sight), ["RestartInPlace"]);
+        assert!(told(&view, &restarting, &sight).is_empty());
+        assert!(told(&view, &leading, &sight).is_empty());
+        assert_eq!(told(&view, &restarting, &sight), ["RestartInPlace"], "again");
+        let mut empty = record(2);
+        empty.sync_sets = vec![SyncSet::empty()];
+        view.lease = LeaseView::Seen(Box::new(lease(empty)));
+        assert_eq!(told(&view, &leading, &sight), ["NotReplicated"]);
+        for (source, reason) in [
+            ("archive", "ArchiveFailing"),
+            (KUBERNETES_REFUSED, "EffectRefused"),
+        ] {
+            sight.warnings.insert(source, "text".into());
+            assert_eq!(told(&view, &leading, &sight), [reason]);
+        }
+        sight.unguarded = vec!["a server".into()];
+        assert_eq!(told(&view, &leading, &sight), ["UnguardedServer"]);
+        assert!(told(&view, &leading, &sight).is_empty());
+        let failed = decision(Phase::Leading, Why::RejoinFailed { error: "no".into() });
+        assert_eq!(told(&view, &failed, &sight), ["RejoinFailed"]);
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_told_only_when_it_lasts() {
+        let mut news = News::default();
+        let sight = Sight::new();
+        let mut view = seen(1, Server::Standby, lease(record(2)));
+        let why = Why::NotTakingOver {
+            because: "postgres-2 goes first".into(),
+        };
+        let waiting = decision(Phase::Following, why);
+        for (at, expected) in [(0, 0), (2_999, 0), (3_000, 1), (3_001, 0)] {
+            view.now = NOW.plus(Millis(at));
+            let told = reasons(&mut news, Phase::Following, &waiting, &view, &sight);
+            assert_eq!(told.len(), expected, "after {at} ms");
+        }
+    }
+
+    #[test]
+    fn only_the_leader_tells_of_the_sync_set() {
+        let mut empty = record(2);
+        empty.sync_sets = vec![SyncSet::empty()];
+        let mut held = lease(empty);
+        held.holder = Some("postgres-2_u2".into());
+        let view = seen(1, Server::Standby, held);
+        let leading = decision(Phase::Following, Why::Leading);
+        let told = reasons(
+            &mut News::default(),
+            Phase::Following,
+            &leading,
+            &view,
+            &Sight::new(),
+        );
+        assert!(told.is_empty());
+    }
+
+    #[test]
+    fn changes_of_phase_are_told() {
+        let taking = decision(Phase::Leading, Why::Promoting);
+        let view = seen(1, Server::Standby, lease(record(2)));
+        let told = reasons(&mut News::default(), Phase::Taking, &taking, &view, &Sight::new());
+        assert_eq!(told, ["NewPrimary"]);
+    }
 }

@@ -5,16 +5,20 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use super::brain::record_of;
 use super::brain::{Input, Lane, Sight};
-use super::chores::{EffectsWish, ReplicationWish};
+use super::chores::ReplicationWish;
 use super::convert;
+use super::effects::EffectsWish;
 use super::guard_link::{GuardLink, stamp};
 use super::orders::{self, NotDone, Secrets};
+use super::readers::Readers;
+use super::rotation;
 use super::settings::SidecarSettings;
 use crate::core::action::{Action, GuardOrder, OrderState, SqlJob, Swap};
 use crate::core::observe::{GuardView, Observation, Outcome, SwapResult};
 use crate::core::probe::Probe;
-use crate::core::types::{Millis, Term};
+use crate::core::types::{MemberName, Millis, Term};
 use crate::guard::protocol::{Answer, Order, Status};
 use crate::lease::{self, Baton, LiveClock, SwapOutcome, boottime};
 use crate::postgres::Session;
@@ -51,6 +55,10 @@ pub struct Hands {
     pub report: watch::Receiver<String>,
     /// The operation of the guard that is waited for.
     pub operation: Option<(u64, GuardOrder)>,
+    /// The last order to follow: of which term, and when.
+    pub followed: Option<(Term, GuardOrder, Millis)>,
+    /// Who is fit to be read from.
+    pub readers: Readers,
 }
 
 impl Hands {
@@ -65,7 +73,7 @@ impl Hands {
         match action {
             Action::Swap(swap) => self.swap(swap, &lease.borrow().clone()),
             Action::Permit { term, deadline_boot } => self.permit(*term, *deadline_boot, &seen.guard),
-            Action::Guard { term, order } => self.order(*term, order, &seen.guard),
+            Action::Guard { term, order } => self.order(*term, order, &seen.guard, seen.now),
             Action::Sql(job) => self.sql(job.clone(), sight),
             Action::Effects {
                 term,
@@ -73,11 +81,13 @@ impl Hands {
                 members,
                 open,
             } => {
+                let not_for_reading = self.not_for_reading(seen, sight);
                 let wish = EffectsWish {
                     term: *term,
                     primary: primary.clone(),
                     members: members.clone(),
                     open: *open,
+                    not_for_reading,
                 };
                 self.effects.send_if_modified(|old| set(old, Some(wish)));
             }
@@ -100,7 +110,8 @@ impl Hands {
     }
 
     /// Stops asking for effects and chores of a leader.
-    pub fn rest(&self, sight: &Sight) {
+    pub fn rest(&mut self, sight: &Sight) {
+        self.readers.clear();
         self.effects.send_if_modified(|old| set(old, None));
         let standby = matches!(sight.probe.as_ref().map(|p| &p.value), Some(Probe::Standby(_)));
         let wish = standby.then_some(ReplicationWish {
@@ -108,6 +119,16 @@ impl Hands {
             failing_archive: None,
         });
         self.replication.send_if_modified(|old| set(old, wish));
+    }
+
+    fn not_for_reading(&mut self, seen: &Observation, sight: &Sight) -> Vec<MemberName> {
+        let Some(record) = record_of(&seen.lease) else {
+            return Vec::new();
+        };
+        let probe = sight.probe.as_ref().map(|p| &p.value);
+        let settings = &self.settings;
+        self.readers
+            .unfit(&settings.core.me, record, seen, probe, settings.maximum_read_lag)
     }
 
     fn swap(&self, swap: &Swap, view: &lease::LeaseView) {
@@ -191,7 +212,11 @@ impl Hands {
         });
     }
 
-    fn order(&mut self, term: Term, order: &GuardOrder, guard: &GuardView) {
+    /// Gives an order to the guard.
+    pub(super) fn order(&mut self, term: Term, order: &GuardOrder, guard: &GuardView, now: Millis) {
+        if matches!(order, GuardOrder::Follow { .. }) {
+            self.followed = Some((term, order.clone(), now));
+        }
         let GuardView::Heard(status) = guard else {
             self.feed(guard_ended(
                 order.clone(),
@@ -204,9 +229,10 @@ impl Hands {
             self.operation = Some((sequence, order.clone()));
         }
         let stamp = stamp(term, sequence, &status.value);
-        let secrets = Secrets::of(&self.settings);
+        let settings = self.settings.clone();
         let (link, inputs, order) = (self.guard.clone(), self.inputs.clone(), order.clone());
         tokio::spawn(async move {
+            let secrets = Secrets::of(&*rotation::fitting(settings, &order).await);
             let input = match orders::give(&link, &order, stamp, &secrets, &inputs).await {
                 Ok(()) => guard_ended(order, None),
                 Err(NotDone::Failed(error)) => guard_ended(order, Some(error)),

@@ -3,14 +3,24 @@
 pub mod brain;
 mod chores;
 mod convert;
+mod drift;
+mod effects;
 mod events;
 mod eyes;
+#[cfg(test)]
+mod fixtures;
+mod forecast;
 mod guard_link;
 mod hands;
 mod memory;
 mod orders;
 mod page;
+mod readers;
+mod rotation;
 pub mod settings;
+mod tally;
+pub mod unguarded;
+mod words;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,9 +41,10 @@ use crate::core::observe::PeerReport;
 use crate::http::health::Pulse;
 use crate::http::metrics::Metrics;
 use crate::http::server::{PeerHandler, Served, serve};
+use crate::kubernetes::counted::counted;
 use crate::kubernetes::events::{Events, LeaseReference};
 use crate::lease::{ApiServer, HolderId, LeaseSettings, LiveClock, WatchTimes};
-use crate::peers::{Answer, Asker, Key, MAC_HEADER, PEERS_VERSION};
+use crate::peers::{Answer, Asker, Keys, MAC_HEADER, PEERS_VERSION};
 use crate::postgres::Prober;
 
 /// Answers to people that may wait to be written.
@@ -58,8 +69,9 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
         .map_or(ApiServer::InCluster, ApiServer::Kubeconfig);
     let me = HolderId::new(settings.core.me.clone(), &settings.pod_uid)
         .context("the pod's UID (POD_UID) cannot be used")?;
+    let (metrics, registry) = Metrics::new();
     let (baton, watcher, lease) = crate::lease::open(LeaseSettings {
-        client: crate::lease::connect(&api).await?,
+        client: counted(crate::lease::connect(&api).await?, &metrics),
         namespace: settings.namespace.clone(),
         name: settings.lease.clone(),
         me,
@@ -67,10 +79,9 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
         clock: clock.clone(),
         times: WatchTimes::default(),
     })?;
-    let client = crate::lease::connect(&api).await?;
+    let client = counted(crate::lease::connect(&api).await?, &metrics);
     let client_for_events = client.clone();
     let (inputs, queue) = mpsc::channel(INPUTS_MAX);
-    let (metrics, registry) = Metrics::new();
     let pulse = Pulse::start();
     let (page, status) = watch::channel(Arc::new(page::first_page(&settings)));
     let (report, report_seen) = watch::channel(String::new());
@@ -80,24 +91,30 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
         every: Duration::from_millis(500),
         ..AskPlan::default()
     });
+    let (suspects, suspects_plan) = watch::channel(unguarded::Suspects::default());
+    let (damaged, damaged_seen) = watch::channel(false);
+    let drifted = Arc::new(Notify::new());
     let (effects, effects_wish) = watch::channel(None);
     let (replication, replication_wish) = watch::channel(None);
     let (answers, answers_queue) = mpsc::channel(ANSWERS_MAX);
     let probe_now = Arc::new(Notify::new());
     let guard = Arc::new(GuardLink::new(&settings.run_dir));
-    let key = Key::derive(&settings.replication_password);
+    let keys = Keys::derive(
+        &settings.replication_password,
+        settings.replication_password_previous.as_ref(),
+    );
     let cluster = format!("{}/{}", settings.namespace, settings.lease);
 
     // Every task below is bounded by this process; the loop's end ends all of them.
     let mut tasks = tokio::task::JoinSet::new();
     let asker = Asker::new(
-        key.clone(),
+        keys.clone(),
         settings.core.me.clone(),
         settings.core.address.clone(),
         cluster.clone(),
     );
     let prober = Prober::new(settings.server.clone(), settings.superuser.clone());
-    let peer = peer_handler(key, cluster, told, inputs.clone());
+    let peer = peer_handler(keys, cluster, told, inputs.clone());
     let served = Served {
         status,
         pulse: pulse.clone(),
@@ -115,10 +132,28 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
         inputs.clone(),
     ));
     tasks.spawn(eyes::ask(asker, clock.clone(), ask_plan, inputs.clone()));
-    tasks.spawn(chores::effects(
+    tasks.spawn(unguarded::look(
+        settings.superuser.clone(),
+        suspects_plan,
+        inputs.clone(),
+    ));
+    tasks.spawn(drift::watch_service(
+        settings.clone(),
+        client.clone(),
+        effects_wish.clone(),
+        drifted.clone(),
+    ));
+    tasks.spawn(drift::tell_term(
+        settings.clone(),
+        client.clone(),
+        damaged_seen,
+        inputs.clone(),
+    ));
+    tasks.spawn(effects::keep(
         settings.clone(),
         client.clone(),
         effects_wish,
+        drifted,
         inputs.clone(),
     ));
     tasks.spawn(chores::replication(
@@ -153,6 +188,8 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
         answers,
         report: report_seen,
         operation: None,
+        followed: None,
+        readers: readers::Readers::default(),
     };
     let (memory, led, writer) = memory::Memory::open(&settings.run_dir);
     tokio::spawn(writer.run());
@@ -165,11 +202,14 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
         inputs: queue,
         hands,
         events,
+        news: events::News::default(),
         steering: Steering {
             probe_every,
             probe_now,
             ask,
             report: peer_report,
+            suspects,
+            damaged,
         },
         shown: Shown {
             page,
@@ -177,6 +217,7 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
             metrics,
             pulse,
             last: None,
+            tally: tally::Tally::default(),
         },
     };
     let brain = brain.run();
@@ -226,26 +267,27 @@ fn first_report(settings: &SidecarSettings) -> PeerReport {
         guard: None,
         server: None,
         terminating: false,
+        stepped_down_in_ms: None,
     }
 }
 
 /// Answers peers: an authentic question for this cluster gets the newest report; everything else is refused.
 fn peer_handler(
-    key: Key,
+    keys: Keys,
     cluster: String,
     report: watch::Receiver<Arc<PeerReport>>,
     inputs: mpsc::Sender<Input>,
 ) -> PeerHandler {
     Arc::new(move |body: Bytes, headers: HeaderMap| {
-        let (key, cluster, inputs) = (key.clone(), cluster.clone(), inputs.clone());
+        let (keys, cluster, inputs) = (keys.clone(), cluster.clone(), inputs.clone());
         let report = report.borrow().clone();
         Box::pin(async move {
             let mac = headers
                 .get(MAC_HEADER)
                 .and_then(|v| v.to_str().ok())
                 .unwrap_or_default();
-            let question = match key.read_question(&cluster, mac, &body) {
-                Ok(question) => question,
+            let (question, key) = match keys.read_question(&cluster, mac, &body) {
+                Ok(read) => read,
                 Err(error) => {
                     return (
                         StatusCode::FORBIDDEN,

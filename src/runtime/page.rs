@@ -5,20 +5,22 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::brain::{Sight, record_of};
+use super::forecast::could_fail_over;
 use super::settings::SidecarSettings;
+use super::tally::Tally;
 use crate::core::decide::Decision;
 use crate::core::history;
 use crate::core::observe::{LeaseView as Lease, Observation, PeerReport, RecordView, ServerView};
 use crate::core::probe::Probe;
 use crate::core::record::{Evidence, Record};
-use crate::core::report::{CouldFailOver, MemberReport, Report};
+use crate::core::report::{MemberReport, REPORT_ANNOTATION, Report};
 use crate::core::types::{Lsn, MemberData, Millis};
 use crate::guard::protocol::{DownReason, Server, Status};
 use crate::http::health::Pulse;
 use crate::http::metrics::Metrics;
 use crate::http::status::{
-    Build, GuardView, LeaseView, OperationView, PeerView, PostgresView, ReplicationView, Role,
-    STATUS_VERSION, SettingsView, StatusPage, Why,
+    Build, CouldFailOverView, GuardView, LeaseView, OperationView, PeerView, PostgresView, ReplicationView,
+    Role, STATUS_VERSION, SettingsView, StatusPage, Why,
 };
 use crate::lease;
 
@@ -38,6 +40,8 @@ pub struct Shown {
     pub pulse: Pulse,
     /// When the page was last made, and for which phase and reason.
     pub last: Option<(Millis, String)>,
+    /// Raises the counters.
+    pub tally: Tally,
 }
 
 impl Shown {
@@ -51,7 +55,6 @@ impl Shown {
         view: &lease::LeaseView,
     ) {
         self.pulse.tick();
-        self.metrics.ticks.inc();
         let key = format!("{:?}", decision.phase);
         let due = self
             .last
@@ -63,6 +66,7 @@ impl Shown {
         self.last = Some((seen.now, key));
         let page = page(settings, decision, seen, sight, view);
         self.metrics.show(&page);
+        self.metrics.show_unguarded(sight.unguarded.len());
         self.report.send_replace(report(&page, seen).render());
         self.page.send_replace(Arc::new(page));
     }
@@ -95,7 +99,7 @@ pub fn first_page(settings: &SidecarSettings) -> StatusPage {
         guard: None,
         postgres: postgres_view(None, None, Millis(0)),
         peers: Vec::new(),
-        could_fail_over: CouldFailOver::default(),
+        could_fail_over: CouldFailOverView::default(),
         warnings: Vec::new(),
         settings: settings_view(settings),
         build: Build::this(),
@@ -138,7 +142,18 @@ fn page(
     page.postgres.diverged =
         matches!(decision.why, crate::core::why::Why::ForeignData { .. }) || diverged(record, status);
     page.peers = peers(settings, record, sight, seen.now);
-    page.could_fail_over = could_fail_over(settings, decision, record, seen);
+    let told = view
+        .state
+        .seen()
+        .and_then(|l| l.annotations.get(REPORT_ANNOTATION));
+    page.could_fail_over = could_fail_over(
+        settings,
+        decision,
+        record,
+        seen,
+        told.map(String::as_str),
+        page.lease.contact_age_ms,
+    );
     page.warnings = warnings(settings, record, sight, view);
     page
 }
@@ -318,45 +333,6 @@ fn peers(settings: &SidecarSettings, record: Option<&Record>, sight: &Sight, now
         .collect()
 }
 
-/// The answer to "could I fail over now": the leader's own judgement, everybody else repeats what is known.
-fn could_fail_over(
-    settings: &SidecarSettings,
-    decision: &Decision,
-    record: Option<&Record>,
-    seen: &Observation,
-) -> CouldFailOver {
-    let Some(record) = record else {
-        return CouldFailOver {
-            missing: "there is no usable record".to_owned(),
-            ..CouldFailOver::default()
-        };
-    };
-    if record.paused {
-        let missing = "takeovers are paused: `pgbaton resume` ends it".to_owned();
-        return CouldFailOver {
-            missing,
-            ..CouldFailOver::default()
-        };
-    }
-    match crate::core::decide::successor(&settings.core, &decision.state, seen, record) {
-        Ok(to) => CouldFailOver {
-            yes: true,
-            to: Some(to),
-            about_ms: last_takeover_ms(record),
-            missing: String::new(),
-        },
-        Err(missing) => CouldFailOver {
-            missing,
-            ..CouldFailOver::default()
-        },
-    }
-}
-
-fn last_takeover_ms(record: &Record) -> Option<u64> {
-    let phases = &record.history.iter().rev().find(|h| !h.phases.is_empty())?.phases;
-    Some(phases.iter().map(|(_, ms)| ms).sum())
-}
-
 fn warnings(
     settings: &SidecarSettings,
     record: Option<&Record>,
@@ -364,6 +340,7 @@ fn warnings(
     view: &lease::LeaseView,
 ) -> Vec<String> {
     let mut warnings: Vec<String> = sight.warnings.values().cloned().collect();
+    warnings.extend(sight.unguarded.iter().cloned());
     if let Some(status) = sight.status()
         && !status.value.warning.is_empty()
     {
@@ -414,6 +391,7 @@ fn settings_view(settings: &SidecarSettings) -> SettingsView {
         durability: settings.durability.clone(),
         availability: settings.availability.clone(),
         maximum_lag_bytes: settings.core.maximum_lag,
+        maximum_read_lag_bytes: settings.maximum_read_lag,
         patch_env: settings.patch_env,
     }
 }
@@ -430,7 +408,7 @@ fn report(page: &StatusPage, seen: &Observation) -> Report {
     Report {
         at: page.at.clone(),
         why: page.why.text.clone(),
-        could_fail_over: page.could_fail_over.clone(),
+        could_fail_over: page.could_fail_over.answer.clone(),
         members,
         warnings: page.warnings.clone(),
     }

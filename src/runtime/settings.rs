@@ -35,6 +35,8 @@ pub struct SidecarSettings {
     pub replication_user: String,
     /// Its password; also the members' common secret.
     pub replication_password: Secret,
+    /// The password before, while it is rotated.
+    pub replication_password_previous: Option<Secret>,
     /// Whether the StatefulSets' env is pgbaton's to change.
     pub patch_env: bool,
     /// As told by flag, for the status page: the recorded ones count.
@@ -43,6 +45,8 @@ pub struct SidecarSettings {
     pub availability: String,
     /// See `--silence-timeout`.
     pub silence_timeout: Duration,
+    /// See `--maximum-read-lag`.
+    pub maximum_read_lag: u64,
 }
 
 /// An address that is written into records and connection strings.

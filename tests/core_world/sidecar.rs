@@ -173,6 +173,7 @@ impl Sidecar {
             Some(Some(lease)) => LeaseView::Seen(Box::new(self.seen(lease))),
         };
         Observation {
+            service_term: None,
             now: Millis(self.live),
             now_boot: Millis(now_boot),
             unix_ms: now_boot,

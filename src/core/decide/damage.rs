@@ -127,7 +127,7 @@ impl Mind<'_> {
         (told > lease.term && told > guard.highest_term).then_some(told)
     }
 
-    /// The highest term seen: the Lease's, the disks', the peers', what others said.
+    /// The highest term seen: the Lease's, the disks', the peers', the Service's, what others said.
     fn highest_term(&self, lease: &SeenLease, guard: &Status) -> Term {
         let peers = self
             .seen
@@ -142,6 +142,7 @@ impl Mind<'_> {
                 guard.highest_term,
                 led,
                 self.seen.told_term.unwrap_or_default(),
+                self.seen.service_term.unwrap_or_default(),
             ])
             .max();
         highest.unwrap_or_default()

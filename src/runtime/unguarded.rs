@@ -1,0 +1,158 @@
+//! Looks for a read-write server of this cluster that no guard holds: the original manifest applied again, a server started by
+//! hand elsewhere. It is never followed or counted; people are told at once.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::{mpsc, watch};
+
+use super::brain::{Input, Sight, record_of};
+use super::hands::send;
+use super::settings::SidecarSettings;
+use crate::core::decide::PEER_FRESH;
+use crate::core::observe::{LeaseView, Observation};
+use crate::core::types::{Address, MemberName, Millis, SystemId};
+use crate::postgres::remote::identify;
+use crate::postgres::{Credentials, ServerAt};
+
+/// Between two looks at the same member.
+const EVERY: Duration = Duration::from_millis(500);
+/// Longest time for one look.
+const LOOK: Duration = Duration::from_millis(800);
+
+/// Whom to look at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Suspects {
+    /// The cluster; none: nothing to look for.
+    pub cluster: Option<SystemId>,
+    /// Members whose sidecar does not answer, or answers without a guard, and where their server should be.
+    pub whom: BTreeMap<MemberName, Address>,
+}
+
+/// The leader, and everybody while there is none, looks at recorded members that may run without a guard. Never at the recorded
+/// primary: it may write, whoever else is out of sight.
+#[must_use]
+pub fn suspects(settings: &SidecarSettings, seen: &Observation, sight: &Sight) -> Suspects {
+    let (LeaseView::Seen(lease), Some(record)) = (&seen.lease, record_of(&seen.lease)) else {
+        return Suspects::default();
+    };
+    let leads = lease.holder.as_ref() == Some(&settings.core.holder);
+    let led = lease.holder.is_some() && lease.unchanged_for <= lease.duration;
+    if led && !leads {
+        return Suspects::default();
+    }
+    let primary = record.primary.as_ref().map(|p| &p.member);
+    let answers = |member: &MemberName| {
+        let fresh = |asked_at: Millis| seen.now.since(asked_at) <= PEER_FRESH;
+        let guarded = seen
+            .peers
+            .get(member)
+            .is_some_and(|p| fresh(p.asked_at) && p.value.guard.is_some());
+        guarded && !sight.peer_trouble.contains_key(member)
+    };
+    let whom = record
+        .members
+        .iter()
+        .filter(|m| m.member != settings.core.me && Some(&m.member) != primary && !answers(&m.member))
+        .map(|m| (m.member.clone(), m.address.clone()))
+        .collect();
+    Suspects {
+        cluster: record.system_identifier,
+        whom,
+    }
+}
+
+/// Looks until the loop is gone, and tells what is found whenever it is another thing than before.
+pub async fn look(superuser: Credentials, mut plan: watch::Receiver<Suspects>, inputs: mpsc::Sender<Input>) {
+    let mut told: Vec<String> = Vec::new();
+    loop {
+        let wanted = plan.borrow_and_update().clone();
+        let found = match wanted.cluster {
+            Some(cluster) => find(&superuser, cluster, &wanted).await,
+            None => Vec::new(),
+        };
+        if found != told {
+            told.clone_from(&found);
+            send(&inputs, Input::Unguarded(found)).await;
+        }
+        let paused = async {
+            tokio::select! {
+                () = tokio::time::sleep(EVERY), if !wanted.whom.is_empty() => Ok(()),
+                changed = plan.changed() => changed,
+            }
+        };
+        if paused.await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn find(superuser: &Credentials, cluster: SystemId, wanted: &Suspects) -> Vec<String> {
+    let looks = wanted.whom.iter().flat_map(|(member, address)| {
+        // Where it was last, and where its headless Service leads: a new pod has another address.
+        [address.ip.clone(), member.to_string()].map(|host| async move {
+            let at = ServerAt {
+                host,
+                port: address.postgres_port,
+            };
+            let found = identify(&at, superuser, LOOK).await;
+            found.is_read_write_of(cluster).then_some((member, at))
+        })
+    });
+    let mut found: BTreeMap<&MemberName, ServerAt> = BTreeMap::new();
+    for (member, at) in join_all(looks).await.into_iter().flatten() {
+        found.entry(member).or_insert(at);
+    }
+    found.iter().map(|(member, at)| words(member, at)).collect()
+}
+
+fn words(member: &MemberName, at: &ServerAt) -> String {
+    format!(
+        "a read-write server of this cluster answers at {at} ({member}), and no guard holds it: it is neither followed nor counted, \
+         and what is written there will be lost; stop it, and apply {member}'s StatefulSet with guard and sidecar (deploy/)"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::protocol::Server;
+    use crate::runtime::fixtures::{NOW, heard, lease, name, record, seen, settings, standby};
+
+    fn whom(number: u8, view: &Observation, sight: &Sight) -> Vec<MemberName> {
+        let plan = suspects(&settings(number), view, sight);
+        plan.whom.into_keys().collect()
+    }
+
+    #[test]
+    fn members_that_may_be_without_a_guard_are_looked_at_by_the_leader() {
+        let mut view = seen(1, Server::Primary, lease(record(3)));
+        let mut sight = Sight::new();
+        assert_eq!(whom(1, &view, &sight), [name(2), name(3)], "never heard");
+        view.peers.insert(name(2), heard(standby(2)));
+        view.peers.insert(name(3), heard(standby(3)));
+        assert!(whom(1, &view, &sight).is_empty());
+        sight.peer_trouble.insert(name(2), "refused".into());
+        assert_eq!(whom(1, &view, &sight), [name(2)]);
+        sight.peer_trouble.clear();
+        let mut bare = standby(3);
+        bare.guard = None;
+        view.peers.insert(name(3), heard(bare));
+        assert_eq!(whom(1, &view, &sight), [name(3)]);
+        view.now = NOW.plus(Millis(1_501));
+        assert_eq!(whom(1, &view, &sight), [name(2), name(3)], "silent");
+    }
+
+    #[test]
+    fn a_standby_looks_only_while_nobody_leads_and_never_at_the_recorded_primary() {
+        let sight = Sight::new();
+        let mut view = seen(2, Server::Standby, lease(record(3)));
+        assert!(whom(2, &view, &sight).is_empty());
+        let LeaseView::Seen(lease) = &mut view.lease else {
+            unreachable!("seen")
+        };
+        lease.unchanged_for = Millis(10_001);
+        assert_eq!(whom(2, &view, &sight), [name(3)]);
+    }
+}

@@ -1,0 +1,82 @@
+//! A read-write server that no guard holds, found by a real login on a real PostgreSQL.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "support/pg.rs"]
+mod pg;
+
+use std::time::{Duration, Instant};
+
+use pg::{Server, superuser};
+use pgbaton::core::types::{Address, SystemId};
+use pgbaton::runtime::brain::Input;
+use pgbaton::runtime::unguarded::{Suspects, look};
+use tokio::sync::{mpsc, watch};
+
+/// People must know within this time.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+fn plan(cluster: SystemId, servers: &[(&str, &Server)]) -> Suspects {
+    let at = |server: &Server| Address {
+        ip: server.at().host,
+        postgres_port: server.port,
+        sidecar_port: 1,
+    };
+    Suspects {
+        cluster: Some(cluster),
+        whom: servers
+            .iter()
+            .map(|(name, server)| (name.parse().unwrap(), at(server)))
+            .collect(),
+    }
+}
+
+async fn told(queue: &mut mpsc::Receiver<Input>, within: Duration) -> Option<Vec<String>> {
+    let input = tokio::time::timeout(within, queue.recv()).await.ok()??;
+    match input {
+        Input::Unguarded(found) => Some(found),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_read_write_server_without_a_guard_is_found_at_once() {
+    let primary = Server::new("");
+    let cluster = primary.primary().await.server.system_identifier;
+    let standby = Server::standby_of(&primary, "postgres_3", "");
+    standby.standby_when("follows", |_| true).await;
+    let (sender, receiver) = watch::channel(Suspects::default());
+    let (inputs, mut queue) = mpsc::channel(8);
+    tokio::spawn(look(superuser(), receiver, inputs));
+
+    // A standby is none, and neither is another cluster's primary.
+    sender.send_replace(plan(cluster, &[("postgres-3", &standby)]));
+    assert_eq!(told(&mut queue, AT_ONCE).await, None);
+    sender.send_replace(plan(SystemId(1), &[("postgres-2", &primary)]));
+    assert_eq!(told(&mut queue, AT_ONCE).await, None);
+
+    let began = Instant::now();
+    sender.send_replace(plan(
+        cluster,
+        &[("postgres-2", &primary), ("postgres-3", &standby)],
+    ));
+    let found = told(&mut queue, 5 * AT_ONCE).await.expect("nothing was told");
+    // A loaded machine may be slow to log in; by itself it takes some milliseconds.
+    assert!(began.elapsed() < 2 * AT_ONCE, "{:?}", began.elapsed());
+    assert_eq!(found.len(), 1, "{found:?}");
+    for part in [
+        "postgres-2",
+        &primary.at().to_string(),
+        "no guard holds it",
+        "stop it",
+    ] {
+        assert!(found[0].contains(part), "{part} is not in {found:?}");
+    }
+    // The standby is promoted by hand: a second one.
+    standby.sql("SELECT pg_promote()").await;
+    let found = told(&mut queue, 5 * AT_ONCE).await.expect("nothing was told");
+    assert_eq!(found.len(), 2, "{found:?}");
+    // Its sidecar answers again, or it is gone: nothing is left to tell.
+    sender.send_replace(Suspects::default());
+    assert_eq!(told(&mut queue, 5 * AT_ONCE).await, Some(Vec::new()));
+}
