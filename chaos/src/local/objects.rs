@@ -222,6 +222,15 @@ fn sidecar_env(settings: &Settings, member: &Member, programs: &Programs) -> Vec
             .iter()
             .map(|(name, value)| plain(name, value)),
     );
+    for (_, name, value) in settings
+        .choice
+        .member_sidecar_env
+        .iter()
+        .filter(|(index, ..)| *index == member.index)
+    {
+        env.retain(|variable| variable["name"] != name.as_str());
+        env.push(plain(name, value));
+    }
     env
 }
 
