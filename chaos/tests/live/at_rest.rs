@@ -89,7 +89,9 @@ async fn whole_wants_a_renewal(live: &Live, primary: &str) {
     let missing = live.rig().wait_whole_since(frozen, LOOK * 2).await.unwrap_err();
     sidecar.thaw();
     assert!(
-        missing.iter().any(|text| text.contains("has not renewed the Lease")),
+        missing
+            .iter()
+            .any(|text| text.contains("has not renewed the Lease")),
         "{missing:?}"
     );
     live.rig().wait_whole_since(frozen, BOUND).await.unwrap();

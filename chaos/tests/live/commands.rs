@@ -106,8 +106,13 @@ async fn status_history_pause_and_switchover() {
     live.until_settled().await;
     run(&live, &["history"], DONE, &[to, "initialised", "switchover"]).await;
 
-    // While somebody leads there is nothing to waive and nothing to adopt.
-    let leads = primary(&live);
+    nothing_to_waive(&live, to).await;
+    live.end().await;
+}
+
+/// While somebody leads there is nothing to waive and nothing to adopt.
+async fn nothing_to_waive(live: &Live, to: &str) {
+    let leads = primary(live);
     let waive = [
         "failover",
         "--accept-data-loss",
@@ -116,13 +121,13 @@ async fn status_history_pause_and_switchover() {
         "--to",
     ];
     run(
-        &live,
+        live,
         &[&waive[..], &[to]].concat(),
         FAILED,
         &["refused", "pgbaton switchover"],
     )
     .await;
-    run(&live, &["failover", "--to", to], USAGE, &["--accept-data-loss"]).await;
+    run(live, &["failover", "--to", to], USAGE, &["--accept-data-loss"]).await;
     let other = [
         "failover",
         "--accept-data-loss",
@@ -131,16 +136,15 @@ async fn status_history_pause_and_switchover() {
         "--to",
         to,
     ];
-    run(&live, &other, USAGE, &["nothing was ordered"]).await;
+    run(live, &other, USAGE, &["nothing was ordered"]).await;
     run(
-        &live,
+        live,
         &["adopt", "--to", to],
         FAILED,
         &["refused", "nothing to adopt"],
     )
     .await;
-    assert_eq!(primary(&live), leads);
-    live.end().await;
+    assert_eq!(primary(live), leads);
 }
 
 async fn status_and_history(live: &Live) {
