@@ -122,6 +122,7 @@ impl From<DemoArguments> for Plan {
                 namespaces: !given.no_namespaces,
                 chaos: None,
                 sidecar_env: given.sidecar_env,
+                member_sidecar_env: Vec::new(),
                 guard_env: Vec::new(),
             },
             faults: given.faults,

@@ -222,6 +222,15 @@ fn sidecar_env(settings: &Settings, member: &Member, programs: &Programs) -> Vec
             .iter()
             .map(|(name, value)| plain(name, value)),
     );
+    for (_, name, value) in settings
+        .choice
+        .member_sidecar_env
+        .iter()
+        .filter(|(index, ..)| *index == member.index)
+    {
+        env.retain(|variable| variable["name"] != name.as_str());
+        env.push(plain(name, value));
+    }
     env
 }
 
@@ -241,7 +250,7 @@ pub fn member_rights(members: &[Member]) -> Vec<Rule> {
             "leases",
         )
         .names(&[CLUSTER]),
-        rule(&["get", "patch"], "", "services").names(&[CLUSTER, "postgres-ro"]),
+        rule(&["get", "watch", "patch"], "", "services").names(&[CLUSTER]),
         rule(&["get", "patch"], "apps", "statefulsets").names(&names),
         rule(&["get", "patch"], "", "pods").names(&pods),
         rule(&["create", "patch"], "events.k8s.io", "events"),

@@ -94,6 +94,8 @@ pub struct Choice {
     pub namespaces: bool,
     /// Further environment of every sidecar, for tests.
     pub sidecar_env: Vec<(String, String)>,
+    /// Further environment of one member's sidecar: its index, name, value.
+    pub member_sidecar_env: Vec<(u8, String, String)>,
     /// Further environment of every guard, for tests.
     pub guard_env: Vec<(String, String)>,
 }
@@ -110,6 +112,7 @@ impl Default for Choice {
             chaos: None,
             namespaces: true,
             sidecar_env: Vec::new(),
+            member_sidecar_env: Vec::new(),
             guard_env: Vec::new(),
         }
     }

@@ -1,0 +1,217 @@
+//! Given what is wrong: said where people look, and nothing changed by it.
+
+use std::time::Duration;
+
+use pgbaton_chaos::local::api::Rule;
+use pgbaton_chaos::local::kubelet::Role;
+use pgbaton_chaos::local::objects;
+use pgbaton_chaos::local::settings::NAMESPACE;
+use pgbaton_chaos::local::store::Kind;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::support::{Live, short_lease};
+
+/// How long nothing may happen: longer than a short Lease and everything that waits for it.
+const QUIET: Duration = Duration::from_secs(7);
+
+/// Gives a member other rights under the token that it has.
+fn set_rights(live: &Live, member: &str, keep: impl Fn(&Rule) -> bool) {
+    let rig = live.rig();
+    let api = rig.store.api();
+    let text = api.kubeconfig(member, NAMESPACE).unwrap();
+    let config: Value = serde_json::from_str(&text).unwrap();
+    let token = config["users"][0]["user"]["token"].as_str().unwrap().to_owned();
+    let rules = objects::member_rights(&rig.members);
+    api.add_user(member, &token, rules.into_iter().filter(keep).collect());
+}
+
+fn all_members(live: &Live) -> Vec<String> {
+    live.rig().settings.member_names()
+}
+
+fn leases(rule: &Rule) -> bool {
+    rule.resources.iter().any(|resource| resource == "leases")
+}
+
+fn stateful_sets(rule: &Rule) -> bool {
+    rule.resources.iter().any(|resource| resource == "statefulsets")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stateful_sets_that_are_forbidden_or_missing() {
+    let live = Live::whole(241, |_| {}).await;
+    for member in all_members(&live) {
+        set_rights(&live, &member, |rule| !stateful_sets(rule));
+    }
+    let sets = || -> Vec<Value> {
+        let names = all_members(&live);
+        let specs = names
+            .iter()
+            .map(|name| live.rig().store.get(Kind::StatefulSet, name).unwrap());
+        specs.map(|set| set["spec"].clone()).collect()
+    };
+    let before = sets();
+    let ran = live.pgbaton(&["switchover", "--to", "postgres-2"]).await;
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    live.until_warned("postgres-2", &["StatefulSet", "forbidden"])
+        .await;
+    assert_eq!(sets(), before);
+    // The rest was done: clients are served by the new primary.
+    assert!(live.takes_writes("postgres-2").await);
+    let service = live.rig().store.get(Kind::Service, "postgres").unwrap();
+    assert_eq!(service["spec"]["selector"]["app"], json!("postgres-2"));
+    for member in all_members(&live) {
+        set_rights(&live, &member, |_| true);
+    }
+    live.until_settled().await;
+    assert_ne!(sets(), before);
+    a_stateful_set_is_missing(&live).await;
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_right_to_the_lease() {
+    let live = Live::start(242, |choice| {
+        choice.members = 2;
+        short_lease(choice);
+    })
+    .await;
+    for member in all_members(&live) {
+        set_rights(&live, &member, |rule| !leases(rule));
+    }
+    for member in all_members(&live) {
+        // A watch that was open already ends with its sidecar.
+        live.member(&member).kill();
+        live.until_warned(&member, &["the Lease cannot be read", "forbidden"])
+            .await;
+    }
+    sleep(QUIET).await;
+    for member in &live.rig().members {
+        assert!(
+            !member.pgdata().join("PG_VERSION").exists(),
+            "{} has data",
+            member.name
+        );
+    }
+    assert!(live.record().is_none_or(|record| record.primary.is_none()));
+    for member in all_members(&live) {
+        set_rights(&live, &member, |_| true);
+    }
+    live.until_whole().await;
+    live.end().await;
+}
+
+/// The leader's watch goes on, its renewals are refused: it loses the baton, another one takes over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_without_the_right_to_renew() {
+    let live = Live::whole(243, short_lease).await;
+    let rig = live.rig();
+    let before = rig.store.api().requests();
+    set_rights(&live, "postgres-1", |rule| !leases(rule));
+    let page = live
+        .until_status("postgres-1", "its permit has ended", |page| {
+            page["guard"]["server"] != json!("primary")
+        })
+        .await;
+    assert!(page["warnings"].to_string().contains("forbidden"), "{page:#}");
+    live.until_status("postgres-2", "somebody else leads", |page| {
+        page["record"]["primary"]["member"] != json!("postgres-1")
+    })
+    .await;
+    set_rights(&live, "postgres-1", |_| true);
+    live.until_whole().await;
+    assert_ne!(rig.primary().as_deref(), Some("postgres-1"));
+    let asked = rig.store.api().requests().since(&before);
+    println!(
+        "postgres-1 asked {} times to change the Lease",
+        asked.count("postgres-1", "patch", "leases")
+    );
+    live.end().await;
+}
+
+async fn a_stateful_set_is_missing(live: &Live) {
+    live.rig().store.delete(Kind::StatefulSet, "postgres-3").unwrap();
+    let ran = live.pgbaton(&["switchover", "--to", "postgres-1"]).await;
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    live.until_warned("postgres-1", &["StatefulSet", "postgres-3"])
+        .await;
+    assert!(live.rig().store.get(Kind::StatefulSet, "postgres-3").is_none());
+    assert!(live.takes_writes("postgres-1").await);
+    let member = live.member("postgres-3").member().clone();
+    live.rig()
+        .apply_stateful_set(&member, "on", "postgres-2")
+        .unwrap();
+    live.until_whole().await;
+}
+
+/// The rest of the cluster goes on as if the member were away, and the member says why it is.
+async fn one_member_is_wrong(subnet: u8, name: &str, value: &str, said: impl Fn(&Value) -> bool) {
+    let env = (3, name.to_owned(), value.to_owned());
+    let live = Live::start(subnet, |choice| {
+        choice.member_sidecar_env = vec![env];
+        short_lease(choice);
+    })
+    .await;
+    live.until_status("postgres-1", "it leads, and postgres-2 follows", |page| {
+        page["role"] == json!("primary") && page["could_fail_over"]["yes"] == json!(true)
+    })
+    .await;
+    live.until_status("postgres-3", "it says what is wrong", &said)
+        .await;
+    let before = (live.rig().primary(), live.term());
+    sleep(QUIET).await;
+    assert_eq!((live.rig().primary(), live.term()), before);
+    assert!(live.takes_writes("postgres-1").await);
+    live.until_status("postgres-3", "it still says what is wrong", &said)
+        .await;
+    for role in Role::ALL {
+        let log = live.log("postgres-3", role);
+        assert!(
+            !log.contains(value),
+            "the password is in the {} log",
+            role.container()
+        );
+    }
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_password_of_the_superuser() {
+    one_member_is_wrong(245, "POSTGRES_PASSWORD", "not-this-one-8f3a", |page| {
+        page["warnings"].to_string().contains("POSTGRES_PASSWORD")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_password_of_replication() {
+    one_member_is_wrong(246, "REPLICATION_PASSWORD", "not-this-one-8f3a", |page| {
+        let peers = page["peers"].as_array().unwrap();
+        let says = |peer: &Value| peer["error"].to_string().contains("REPLICATION_PASSWORD differ");
+        peers.len() == 2 && peers.iter().all(says)
+    })
+    .await;
+}
+
+/// The swap that writes "initialising" makes one of them the first primary; the other one clones it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_members_that_say_off() {
+    let live = Live::whole(247, |choice| {
+        choice.member_sidecar_env = vec![(2, "STANDBY_MODE".to_owned(), "off".to_owned())];
+    })
+    .await;
+    let record = live.record().unwrap();
+    assert_eq!(record.term.0, 1);
+    assert_eq!(record.history.len(), 1, "{:#?}", record.history);
+    let initialised = |member: &str| {
+        let page = live.log(member, Role::Server);
+        page.contains("PostgreSQL init process complete")
+    };
+    let count = all_members(&live)
+        .iter()
+        .filter(|member| initialised(member))
+        .count();
+    assert_eq!(count, 1, "one initdb for one cluster");
+    live.end().await;
+}
