@@ -7,7 +7,7 @@ mod programs;
 mod rig;
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use pgbaton::guard::protocol::{DataState, Order};
 use programs::{Programs, snapshot};
@@ -115,6 +115,27 @@ fn data_that_came_during_a_clone_is_not_replaced() {
     assert_eq!(rig.status().data, DataState::Incomplete);
 }
 
+/// A client whose commit waits for a standby.
+fn commit_that_waits(primary: &Rig) -> Child {
+    Command::new(rig::bin_dir().join("psql"))
+        .args([
+            "-X",
+            "-q",
+            "-h",
+            "127.0.0.1",
+            "-U",
+            rig::SUPERUSER,
+            "-d",
+            "postgres",
+        ])
+        .args(["-c", "set synchronous_commit = on; insert into t values (0)"])
+        .arg("-p")
+        .arg(primary.port.to_string())
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
 /// Schedule 12: `pg_basebackup -X stream` confirms WAL to its source; under a member's name it released a waiting commit.
 #[test]
 fn a_clone_confirms_no_commit_and_dies_with_its_guard() {
@@ -141,23 +162,7 @@ fn a_clone_confirms_no_commit_and_dies_with_its_guard() {
     });
     let states = primary.sql("select string_agg(distinct sync_state, ',') from pg_stat_replication");
     assert_eq!(states, "async");
-    let mut commit = Command::new(rig::bin_dir().join("psql"))
-        .args([
-            "-X",
-            "-q",
-            "-h",
-            "127.0.0.1",
-            "-U",
-            rig::SUPERUSER,
-            "-d",
-            "postgres",
-        ])
-        .args(["-c", "set synchronous_commit = on; insert into t values (0)"])
-        .arg("-p")
-        .arg(primary.port.to_string())
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut commit = commit_that_waits(&primary);
     wait_for("the commit to wait", || {
         let waits = primary.sql("select count(*) from pg_stat_activity where wait_event = 'SyncRep'");
         (waits == "1").then_some(())

@@ -218,6 +218,25 @@ fn copy(from: &Path, to: &Path) {
     assert!(done.success());
 }
 
+/// Lays the directories of this state.
+fn lay(base: &Path, b: &Between) {
+    for (place, what) in [
+        ("data/pgdata", b.pgdata),
+        ("data/pgdata.old", b.old),
+        ("data/pgbaton/clone", b.clone),
+    ] {
+        let place = base.join(place);
+        if place.exists() {
+            fs::remove_dir_all(&place).unwrap();
+        }
+        if what == "empty" {
+            fs::create_dir(&place).unwrap();
+        } else if !what.is_empty() {
+            copy(&base.join(format!("kept-{what}")), &place);
+        }
+    }
+}
+
 #[test]
 fn a_swap_killed_between_any_two_steps_is_finished_or_undone() {
     let mut rig = Rig::new();
@@ -248,20 +267,7 @@ fn a_swap_killed_between_any_two_steps_is_finished_or_undone() {
         serde_json::from_slice(&fs::read(base.join("data/pgbaton/state.json")).unwrap()).unwrap();
     let (old_dir, clone_dir) = (base.join("data/pgdata.old"), base.join("data/pgbaton/clone"));
     for b in &BETWEEN {
-        for (place, what) in [
-            (rig.pgdata(), b.pgdata),
-            (old_dir.clone(), b.old),
-            (clone_dir.clone(), b.clone),
-        ] {
-            if place.exists() {
-                fs::remove_dir_all(&place).unwrap();
-            }
-            if what == "empty" {
-                fs::create_dir(&place).unwrap();
-            } else if !what.is_empty() {
-                copy(&kept(what), &place);
-            }
-        }
+        lay(&base, b);
         let mut state = state.clone();
         state["swap"] = b.swapping.then(|| new_id.to_string()).into();
         if b.renewed {

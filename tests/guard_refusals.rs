@@ -60,9 +60,7 @@ fn a_bad_flag_is_named_and_nothing_is_changed() {
     let rig = Rig::new();
     let data = rig.base().join("new/data/pgdata").display().to_string();
     let run = rig.base().join("new/run").display().to_string();
-    let within = format!("{data}/run");
     let place = ["--pgdata", &data, "--run-dir", &run];
-    let file = rig.base().join("postgresql.conf").display().to_string();
     let entry = ["--", "entry.sh"];
     let with = |more: &[&'static str]| -> Vec<String> {
         let all = place.iter().copied().chain(more.iter().copied()).chain(entry);
@@ -102,6 +100,16 @@ fn a_bad_flag_is_named_and_nothing_is_changed() {
             },
         );
     }
+}
+
+#[test]
+fn a_bad_place_is_named_and_nothing_is_changed() {
+    let rig = Rig::new();
+    let data = rig.base().join("new/data/pgdata").display().to_string();
+    let run = rig.base().join("new/run").display().to_string();
+    let within = format!("{data}/run");
+    let place = ["--pgdata", &data, "--run-dir", &run];
+    let file = rig.base().join("postgresql.conf").display().to_string();
     for bad in [
         Bad {
             args: &["--run-dir", &run, "--", "entry.sh"],

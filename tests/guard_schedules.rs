@@ -117,6 +117,66 @@ fn restart(rig: &mut Rig) {
     rig.start();
 }
 
+/// Before PostgreSQL heard of it: still a standby on timeline 1, and the numbers below are barred.
+fn killed_before_it_began(dying: &mut Rig, programs: &Programs) {
+    dying.must(2, Order::Pledge { hint: None });
+    programs.stall("pg_ctl", "");
+    promote_unheard(dying, 2, 4);
+    programs.await_stall(dying);
+    restart(dying);
+    let status = dying.must(3, Order::Pledge { hint: None });
+    assert_eq!(status.data, DataState::Complete);
+    assert_eq!(status.pledge.unwrap().position.unwrap().timeline, Timeline(1));
+    stand_alone(dying, 3);
+    assert_eq!(dying.sql("select pg_is_in_recovery()"), "t");
+    // Its bars are gone, or PostgreSQL would take the highest of them for its history and never come up.
+    for number in [2, 3, 4] {
+        let history = dying.pgdata().join(format!("pg_wal/{number:08X}.history"));
+        assert!(!history.exists(), "{number}");
+    }
+}
+
+/// Promoted, written to, and killed before anybody was told.
+fn killed_unheard(dying: &mut Rig, programs: &Programs) {
+    programs.stall("pg_ctl", "\"$REAL\" \"$@\"");
+    promote_unheard(dying, 3, 5);
+    programs.await_stall(dying);
+    wait_for("the end of recovery", || {
+        let control = Control::read(&dying.pgdata());
+        control
+            .is_ok_and(|c| c.state == ControlState::InProduction)
+            .then_some(())
+    });
+    wait_for("a row that nobody knows of", || {
+        dying
+            .psql("insert into t values (666)")
+            .status
+            .success()
+            .then_some(())
+    });
+    restart(dying);
+    programs.restore("pg_ctl");
+    let status = dying.must(4, Order::Pledge { hint: None });
+    // By the timeline of its WAL the core sees that it is off the record: it is cloned, never rewound (`is_recorded`).
+    assert_eq!(status.pledge.unwrap().position.unwrap().timeline, Timeline(5));
+    assert!(matches!(status.server, Server::Down { .. }));
+    stand_alone(dying, 4);
+    assert_eq!(dying.sql("select pg_is_in_recovery()"), "t");
+    dying.permit(4, 120_000);
+    let timeline = Timeline(5);
+    refused(
+        &dying.order(4, Order::Promote { timeline }),
+        "timeline 5 is in pg_wal already",
+    );
+    dying.must(
+        4,
+        Order::Stop {
+            fast_ms: 20_000,
+            hint: None,
+        },
+    );
+}
+
 /// Schedule 22: killed in the middle of `promote`, unheard. Whatever became of it, its number is nobody's any more.
 #[test]
 fn a_promotion_killed_in_the_middle_leaves_no_number_that_is_used_twice() {
@@ -137,61 +197,9 @@ fn a_promotion_killed_in_the_middle_leaves_no_number_that_is_used_twice() {
     };
     primary.must(1, stop);
 
-    // Before PostgreSQL heard of it: still a standby on timeline 1, and the numbers below are barred.
-    dying.must(2, Order::Pledge { hint: None });
-    programs.stall("pg_ctl", "");
-    promote_unheard(&mut dying, 2, 4);
-    programs.await_stall(&dying);
-    restart(&mut dying);
-    let status = dying.must(3, Order::Pledge { hint: None });
-    assert_eq!((status.data, &status.data_id), (DataState::Complete, &data_id));
-    assert_eq!(status.pledge.unwrap().position.unwrap().timeline, Timeline(1));
-    stand_alone(&mut dying, 3);
-    assert_eq!(dying.sql("select pg_is_in_recovery()"), "t");
-    // Its bars are gone, or PostgreSQL would take the highest of them for its history and never come up.
-    for number in [2, 3, 4] {
-        let history = dying.pgdata().join(format!("pg_wal/{number:08X}.history"));
-        assert!(!history.exists(), "{number}");
-    }
-
-    // Promoted, written to, and killed before anybody was told.
-    programs.stall("pg_ctl", "\"$REAL\" \"$@\"");
-    promote_unheard(&mut dying, 3, 5);
-    programs.await_stall(&dying);
-    wait_for("the end of recovery", || {
-        let control = Control::read(&dying.pgdata());
-        control
-            .is_ok_and(|c| c.state == ControlState::InProduction)
-            .then_some(())
-    });
-    wait_for("a row that nobody knows of", || {
-        dying
-            .psql("insert into t values (666)")
-            .status
-            .success()
-            .then_some(())
-    });
-    restart(&mut dying);
-    programs.restore("pg_ctl");
-    let status = dying.must(4, Order::Pledge { hint: None });
-    // By the timeline of its WAL the core sees that it is off the record: it is cloned, never rewound (`is_recorded`).
-    assert_eq!(status.pledge.unwrap().position.unwrap().timeline, Timeline(5));
-    assert!(matches!(status.server, Server::Down { .. }));
-    stand_alone(&mut dying, 4);
-    assert_eq!(dying.sql("select pg_is_in_recovery()"), "t");
-    dying.permit(4, 120_000);
-    let timeline = Timeline(5);
-    refused(
-        &dying.order(4, Order::Promote { timeline }),
-        "timeline 5 is in pg_wal already",
-    );
-    dying.must(
-        4,
-        Order::Stop {
-            fast_ms: 20_000,
-            hint: None,
-        },
-    );
+    killed_before_it_began(&mut dying, &programs);
+    assert_eq!(dying.status().data_id, data_id);
+    killed_unheard(&mut dying, &programs);
 
     // Another one leads, from the same place, under a number of its own.
     third.must(5, Order::Pledge { hint: None });
