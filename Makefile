@@ -40,7 +40,7 @@ demo: build ## Start a cluster on this machine, kill its primary, show what happ
 faults: build ## List what the demo can do to the cluster
 	@$(RELEASE)/pgbaton-chaos faults
 
-test: build ## Run all tests (about ten minutes: every fault on real clusters is among them)
+test: build ## Run all tests (some fifteen minutes: every fault on real clusters is among them)
 	$(CARGO) test --release --locked --workspace
 
 outages: build ## Measure outages again and again, for docs/evidence/outages.md (hours; goes on where it was)

@@ -173,7 +173,7 @@ async fn while_paused(live: &Live) {
     let before = (primary(live), live.term());
     let ran = live.pgbaton(&["switchover", "--timeout", "30s"]).await;
     println!("a switchover while paused: {ran:#?}");
-    live.until_settled().await;
+    live.until_whole().await;
     match ran.code {
         Some(0) => assert_ne!(primary(live), before.0),
         _ => assert_eq!(primary(live), before.0, "{ran:#?}"),
