@@ -25,6 +25,8 @@ pub struct State {
     pub permit_asked: Option<(Term, Millis, String)>,
     /// When the last swap was sent.
     pub swapped_at: Option<Millis>,
+    /// No swap before this moment: the API server refused the last one.
+    pub swap_not_before: Millis,
     /// The record under which this member last led, to write it back (DESIGN.md section 3).
     pub led: Option<Box<Record>>,
     /// `led` comes from a former process of this sidecar and was not seen in the Lease since.
@@ -168,6 +170,7 @@ impl Default for State {
             basis_not_before: Millis(0),
             permit_asked: None,
             swapped_at: None,
+            swap_not_before: Millis(0),
             led: None,
             led_recalled: false,
             stepping_down: None,

@@ -258,23 +258,6 @@ impl fmt::Display for Why {
                 "STANDBY_MODE is off here, and {by} initialises the cluster already: exactly one member may have it off; set it to on here (nothing was done here, and this member will be cloned from the other one)"
             ),
             Self::Initialising => f.write_str("initialising the cluster"),
-            Self::Leading => f.write_str("leads"),
-            Self::ChangingSyncSet { to, waiting_for } => {
-                write!(f, "leads; changing synchronous_standby_names to '{to}', waiting for {waiting_for}")
-            }
-            Self::ServerStarting => f.write_str("leads; its server is starting"),
-            Self::ServerUnhealthy { for_ms } => write!(f, "leads; its server fails the health test for {for_ms} ms"),
-            Self::ServerFull => f.write_str(
-                "leads; all connections of its server are taken, so pgbaton cannot look at it: raise max_connections, or let applications use a role that is no superuser",
-            ),
-            Self::LoginFailed { text } => write!(f, "leads; its server lets pgbaton not log in: {text}"),
-            Self::RecoveryNotFlushed { position, k } => write!(
-                f,
-                "leads, restarted in place; the Service leads nowhere until {k} of its standbys have flushed {position}, where crash recovery ended"
-            ),
-            Self::RestartInPlace { nobody_because } => {
-                write!(f, "the server is down and starts in place: no successor ({nobody_because})")
-            }
             Self::Claiming { evidence } => {
                 let evidence = match evidence {
                     ClaimEvidence::NeverHeld => "it was never held",
@@ -304,6 +287,33 @@ impl fmt::Display for Why {
             Self::NotTakingOver { because } => write!(f, "does not take over: {because}"),
             Self::WaitingForExpiry { remaining } => write!(f, "waiting for the Lease to run out in {} ms", remaining.0),
             Self::Paused => f.write_str("paused by a person: no takeover (`pgbaton resume` ends it)"),
+            leading => leading.fmt_leading(f),
+        }
+    }
+}
+
+impl Why {
+    /// The reasons of a leader with a server.
+    fn fmt_leading(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leading => f.write_str("leads"),
+            Self::ChangingSyncSet { to, waiting_for } => {
+                write!(f, "leads; changing synchronous_standby_names to '{to}', waiting for {waiting_for}")
+            }
+            Self::ServerStarting => f.write_str("leads; its server is starting"),
+            Self::ServerUnhealthy { for_ms } => write!(f, "leads; its server fails the health test for {for_ms} ms"),
+            Self::ServerFull => f.write_str(
+                "leads; all connections of its server are taken, so pgbaton cannot look at it: raise max_connections, or let applications use a role that is no superuser",
+            ),
+            Self::LoginFailed { text } => write!(f, "leads; its server lets pgbaton not log in: {text}"),
+            Self::RecoveryNotFlushed { position, k } => write!(
+                f,
+                "leads, restarted in place; the Service leads nowhere until {k} of its standbys have flushed {position}, where crash recovery ended"
+            ),
+            Self::RestartInPlace { nobody_because } => {
+                write!(f, "the server is down and starts in place: no successor ({nobody_because})")
+            }
+            other => unreachable!("no reason of a leader: {other:?}"),
         }
     }
 }

@@ -10,4 +10,6 @@ mod wire;
 
 pub use client::Asker;
 pub use keys::Keys;
-pub use wire::{Answer, BadPeerMessage, Key, MAC_HEADER, MESSAGE_MAX, PEERS_VERSION, Question};
+pub use wire::{
+    Answer, BadPeerMessage, Key, MAC_HEADER, MESSAGE_MAX, NOT_AUTHENTIC, PEERS_VERSION, Question,
+};

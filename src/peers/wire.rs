@@ -43,13 +43,14 @@ pub struct Answer {
     pub report: PeerReport,
 }
 
+/// What a refusal says, here and in the answer of a peer.
+pub const NOT_AUTHENTIC: &str = "the members' REPLICATION_PASSWORD differ";
+
 /// Why a message does not count.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadPeerMessage {
     /// Another key, or not pgbaton.
-    #[error(
-        "the message is not authentic: the members' REPLICATION_PASSWORD differ, or it is not pgbaton that speaks"
-    )]
+    #[error("the message is not authentic: {NOT_AUTHENTIC}, or it is not pgbaton that speaks")]
     NotAuthentic,
     /// Not JSON of this shape.
     #[error("the message is not readable: {0}")]

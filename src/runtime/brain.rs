@@ -91,7 +91,7 @@ pub struct Sight {
     pub warnings: BTreeMap<&'static str, String>,
     /// Read-write servers of this cluster without a guard, in words.
     pub unguarded: Vec<String>,
-    told_term: Option<Term>,
+    pub(super) told_term: Option<Term>,
     lanes: Lanes,
     outcomes: Vec<Outcome>,
     service_points_to: Option<(Term, Option<MemberName>)>,
@@ -181,25 +181,6 @@ impl Sight {
     pub fn note_outcome(&mut self, outcome: Outcome) {
         log_outcome(&outcome);
         self.outcomes.push(outcome);
-    }
-
-    fn note_peer(&mut self, member: MemberName, answer: Result<Evidence<PeerReport>, String>) {
-        match answer {
-            Ok(report) => {
-                self.peer_trouble.remove(&member);
-                self.peers.insert(member, report);
-            }
-            Err(why) => {
-                self.peer_trouble.insert(member, why);
-            }
-        }
-    }
-
-    fn note_asker(&mut self, member: MemberName, address: Address, leads: Option<Term>) {
-        if self.introduced.len() < 64 || self.introduced.contains_key(&member) {
-            self.introduced.insert(member, address);
-        }
-        self.told_term = self.told_term.max(leads);
     }
 
     /// An order to the guard is under way.

@@ -14,6 +14,7 @@ mod guard_link;
 mod hands;
 mod memory;
 mod orders;
+mod others;
 mod page;
 mod readers;
 mod rotation;

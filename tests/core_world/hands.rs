@@ -164,12 +164,8 @@ impl World {
                 self.sidecars[member].lanes.swap = true;
                 let lossy = self.now < self.api.lose_until;
                 let slow = lossy && self.rng.percent(self.api.lose_percent);
-                let arrives = self.now
-                    + if slow {
-                        self.rng.between(100, 4_000)
-                    } else {
-                        self.rng.between(10, 50)
-                    };
+                let (least, most) = if slow { (100, 4_000) } else { (10, 50) };
+                let arrives = self.now + self.rng.between(least, most);
                 let request = Request {
                     member,
                     life,

@@ -213,7 +213,7 @@ impl<'a> Mind<'a> {
 
     /// Emits a swap when the lane is free. True when it was emitted.
     fn swap_as(&mut self, lease: &SeenLease, kind: SwapKind, term: Term, record: Record) -> bool {
-        if !self.swap_free {
+        if !self.swap_free || self.now() < self.state.swap_not_before {
             return false;
         }
         if let Err(broken) = record.check() {

@@ -9,6 +9,8 @@ use crate::core::types::Millis;
 use crate::core::why::RejoinWay;
 use crate::guard::protocol::Server;
 
+/// How long after a refusal the next swap waits.
+const SWAP_RETRY: Millis = Millis(500);
 /// How long a failed order waits before it is given again.
 const GUARD_RETRY: Millis = Millis(300);
 /// Stops in a row that may fail before the end of WAL counts as unreadable.
@@ -38,6 +40,10 @@ impl Mind<'_> {
     }
 
     fn absorb_swap(&mut self, kind: SwapKind, sent_boot: Millis, sent_at: Millis, result: &SwapResult) {
+        if matches!(result, SwapResult::Refused(_)) {
+            // A missing right, an overloaded API server: asking at once again helps nobody.
+            self.state.swap_not_before = self.now().plus(SWAP_RETRY);
+        }
         let SwapResult::Done(lease) = result else { return };
         if kind == SwapKind::Release {
             self.state.stepping_down = None;

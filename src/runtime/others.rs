@@ -1,0 +1,55 @@
+//! What is known of the other members: their answers, what came instead, and who introduced itself.
+
+use super::brain::Sight;
+use crate::core::observe::PeerReport;
+use crate::core::record::Evidence;
+use crate::core::types::{Address, MemberName, Term};
+use crate::peers::NOT_AUTHENTIC;
+
+/// Source of the warning about members that refuse each other's messages.
+const STRANGERS: &str = "peers";
+
+impl Sight {
+    /// Takes in an answer, or what came instead.
+    pub(super) fn note_peer(&mut self, member: MemberName, answer: Result<Evidence<PeerReport>, String>) {
+        match answer {
+            Ok(report) => {
+                self.peer_trouble.remove(&member);
+                self.peers.insert(member, report);
+            }
+            Err(why) => {
+                self.peer_trouble.insert(member, why);
+            }
+        }
+        self.note_strangers();
+    }
+
+    /// Members that refuse each other's messages look as if they were away: said once, and not only in the list of peers.
+    fn note_strangers(&mut self) {
+        let refuse = self
+            .peer_trouble
+            .iter()
+            .filter(|(_, why)| why.contains(NOT_AUTHENTIC));
+        let names: Vec<&str> = refuse.map(|(member, _)| member.as_str()).collect();
+        if names.is_empty() {
+            self.warnings.remove(STRANGERS);
+            return;
+        }
+        let text = format!(
+            "{} and this member do not hear each other: {NOT_AUTHENTIC}; give all members the same, and during a rotation the former one as REPLICATION_PASSWORD_PREVIOUS. Until then nobody here has their pledge or answer",
+            names.join(", ")
+        );
+        if self.warnings.get(STRANGERS) != Some(&text) {
+            tracing::warn!("{text}");
+            self.warnings.insert(STRANGERS, text);
+        }
+    }
+
+    /// Takes in who asked, and the term that it told.
+    pub(super) fn note_asker(&mut self, member: MemberName, address: Address, leads: Option<Term>) {
+        if self.introduced.len() < 64 || self.introduced.contains_key(&member) {
+            self.introduced.insert(member, address);
+        }
+        self.told_term = self.told_term.max(leads);
+    }
+}
