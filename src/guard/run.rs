@@ -45,6 +45,7 @@ pub fn run(asked: &Asked, words: &[String]) -> anyhow::Result<ExitCode> {
     super::log::begin().context("cannot start the log's thread")?;
     let command = ServerCommand::parse(words, &settings.pgdata)?;
     catch_stop_signals()?;
+    super::resident::cut_code();
     let state_file = StateFile(settings.state_dir.join(STATE_FILE));
     let state = state_file.load()?;
     let guard = Arc::new(Guard::new(settings, command, state, state_file));

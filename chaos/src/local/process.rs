@@ -129,14 +129,6 @@ pub fn resident_kib(pid: i32) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Proportional memory in KiB: a page that several processes map is shared out among them.
-#[must_use]
-pub fn proportional_kib(pid: i32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let line = text.lines().find(|line| line.starts_with("Pss:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
-}
-
 /// Sends a signal. A process that is gone already is no error.
 ///
 /// # Errors

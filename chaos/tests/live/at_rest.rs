@@ -14,9 +14,6 @@ const SETTLE: Duration = Duration::from_secs(20);
 const WINDOW: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(1);
 const SIDECAR_KIB: u64 = 20 * 1024;
-/// Resident: about 1.5 MB that are used at rest lie scattered in the program, and the kernel maps 64 KiB around each page that is
-/// touched. All pgbaton processes of a machine share those pages, so the promised 5 MB are asked of the proportional size.
-const GUARD_RESIDENT_KIB: u64 = 7 * 1024;
 const GUARD_KIB: u64 = 5 * 1024;
 /// Requests in the window, watches not counted: at most 1.2 a second, less than 0.1 a second.
 const LEADER_REQUESTS: u64 = 72;
@@ -38,7 +35,7 @@ async fn memory_and_requests_at_rest() {
     let before = rig.store.api().requests();
     let began = Instant::now();
     let mut wrong = Vec::new();
-    let mut largest = vec![[0_u64; 3]; rig.kubelets.len()];
+    let mut largest = vec![[0_u64; 2]; rig.kubelets.len()];
     while began.elapsed() < WINDOW {
         for (kubelet, seen) in rig.kubelets.iter().zip(&mut largest) {
             let sidecar = pid_of(kubelet, Role::Sidecar);
@@ -46,14 +43,13 @@ async fn memory_and_requests_at_rest() {
             let now = [
                 process::resident_kib(sidecar).unwrap(),
                 process::resident_kib(guard).unwrap(),
-                process::proportional_kib(guard).unwrap(),
             ];
             *seen = std::array::from_fn(|at| seen[at].max(now[at]));
         }
         sleep(LOOK).await;
     }
     let requests = rig.store.api().requests().since(&before);
-    for (kubelet, [sidecar, guard, own]) in rig.kubelets.iter().zip(largest) {
+    for (kubelet, [sidecar, guard]) in rig.kubelets.iter().zip(largest) {
         let name = &kubelet.member().name;
         let asked = requests.of(name);
         let watches = requests.watches_of(name);
@@ -63,11 +59,11 @@ async fn memory_and_requests_at_rest() {
             STANDBY_REQUESTS
         };
         let measured = format!(
-            "{name}: sidecar {sidecar} KiB, guard {guard} KiB ({own} KiB proportional), {asked} requests, {} watches opened, {} open",
+            "{name}: sidecar {sidecar} KiB, guard {guard} KiB, {asked} requests, {} watches opened, {} open",
             watches.opened, watches.open
         );
         println!("{measured}");
-        let big = sidecar >= SIDECAR_KIB || guard >= GUARD_RESIDENT_KIB || own >= GUARD_KIB;
+        let big = sidecar >= SIDECAR_KIB || guard >= GUARD_KIB;
         if big || asked > limit || watches.open == 0 {
             wrong.push(measured);
         }
