@@ -181,9 +181,8 @@ fn a_record_is_not_written_back_below_the_services_term() {
     lost.record = RecordView::Missing;
     let mut view = fixtures::seen(1, Server::Primary, lost);
     let mut status = fixtures::status(1, &Server::Primary);
-    status.highest_term = Term(2);
     status.permit = Some(Permit {
-        term: Term(2),
+        term: Term(3),
         deadline_boot_ms: fixtures::NOW.plus(Millis(5_000)).0,
     });
     view.guard = crate::core::observe::GuardView::Heard(Box::new(fixtures::heard(status)));
@@ -192,7 +191,7 @@ fn a_record_is_not_written_back_below_the_services_term() {
         ..State::default()
     };
     // Whoever led term 41 may have acknowledged what this record does not know of.
-    for (service_term, expected) in [(None, Some(3)), (Some(Term(2)), Some(3)), (Some(Term(41)), None)] {
+    for (service_term, expected) in [(None, Some(4)), (Some(Term(3)), Some(4)), (Some(Term(41)), None)] {
         view.service_term = service_term;
         let decided = decide(&settings.core, &state, &view);
         let written = decided.actions.iter().find_map(|action| match action {

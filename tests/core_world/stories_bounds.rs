@@ -43,9 +43,11 @@ fn what_a_former_term_saw_of_a_set_releases_none_of_a_later_term() {
         k: 1,
         standbys: standbys.into(),
     };
-    world.fault(&SlowStandby(2, 4_000));
+    world.fault(&SlowStandby(2, 6_000));
     world.run(500);
     world.fault(&Switchover(Some(1)));
+    world.until("m2 leads", 5_000, |w| w.primary() == Some(1));
+    world.fault(&KillPod(0, 6_000));
     world.until("m2 leads with m3 as its only standby", 5_000, |w| {
         let set_up = w.api.record().is_some_and(|r| r.current_set() == set);
         w.primary() == Some(1) && set_up && w.machines[1].names == set.names()

@@ -174,6 +174,17 @@ impl Mind<'_> {
         );
         if self.state.followed.as_ref() != Some(&wanted) || guard.following.as_ref() != Some(&primary.member)
         {
+            // A receiver that connects before the promotion is thrown out by it, and comes back only after its retry interval.
+            if self.still_promoting(record, primary) && !self.is_up(primary) {
+                self.ask_peers_every = Millis(20);
+                self.wake_in(Millis(20));
+                return (
+                    Phase::Following,
+                    Why::Following {
+                        primary: primary.member.clone(),
+                    },
+                );
+            }
             self.order_follow(record, guard, primary);
             return (
                 Phase::Following,
@@ -260,7 +271,7 @@ impl Mind<'_> {
 
     /// The server is down: which way back?
     fn come_back(&mut self, record: &Record, guard: &Status, primary: &Member) -> Chosen {
-        if self.clients_still_come(record, primary) {
+        if self.still_promoting(record, primary) {
             self.wake_in(Millis(50));
             return (
                 self.rejoining(),
@@ -292,9 +303,9 @@ impl Mind<'_> {
         self.rejoin_by(way, record, guard, primary)
     }
 
-    /// Until the new primary has taken over the Service, new clients may still be led here: a standby that starts now would
-    /// answer their writes with an error, a closed port makes them try again. Bounded: a new primary may never finish.
-    fn clients_still_come(&mut self, record: &Record, primary: &Member) -> bool {
+    /// The new primary is written down and has not taken over the Service. Until it has, new clients may still be led here: a standby
+    /// that starts now would answer their writes with an error, a closed port makes them try again. Bounded: it may never finish.
+    fn still_promoting(&mut self, record: &Record, primary: &Member) -> bool {
         let promoting = matches!(&record.step, Some(Step::Promoting { member }) if *member == primary.member);
         if !promoting {
             self.state.promoting_since = None;
