@@ -41,7 +41,7 @@ faults: build ## List what the demo can do to the cluster
 	@$(RELEASE)/pgbaton-chaos faults
 
 test: build ## Run all tests (some fifteen minutes: every fault on real clusters is among them)
-	$(CARGO) test --release --locked --workspace
+	$(CARGO) test --release --locked --workspace --no-fail-fast
 
 outages: build ## Measure outages again and again, for docs/evidence/outages.md (hours; goes on where it was)
 	@scripts/outages.sh $(RELEASE)/pgbaton-chaos $(OUTAGES)

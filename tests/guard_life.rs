@@ -301,32 +301,6 @@ fn pgbatons_settings_do_not_stay_in_auto_conf() {
 }
 
 #[test]
-fn an_initialisation_that_is_killed_is_done_again() {
-    for after_ms in [5, 150, 700, 1500] {
-        let mut rig = Rig::new();
-        rig.start();
-        rig.permit(1, 120_000);
-        rig.must(1, Order::Initialise);
-        // Wherever this finds it: the outcome below must hold at each moment.
-        std::thread::sleep(Duration::from_millis(after_ms));
-        rig.kill_guard();
-        wait_for("the end of all", || {
-            rig.server_processes().is_empty().then_some(())
-        });
-        rig.start();
-        let status = rig.status();
-        assert_ne!(status.data, DataState::Complete, "after {after_ms} ms");
-        rig.initialise();
-        rig.start_primary(1, "");
-        rig.sql("insert into t values (1)");
-        assert_eq!(
-            rig.sql("select count(*) from pg_roles where rolname = 'repl'"),
-            "1"
-        );
-    }
-}
-
-#[test]
 fn an_initialisation_ends_with_its_permit() {
     let mut rig = Rig::new();
     rig.extra_env = vec![("TEST_SLOW_INIT".to_owned(), "600".to_owned())];

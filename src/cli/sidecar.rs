@@ -103,6 +103,9 @@ pub struct Args {
     /// Keep STANDBY_MODE and PRIMARY_SERVER_ADDRESS in the StatefulSets
     #[arg(long, env = "PGBATON_PATCH_ENV", value_enum, default_value = "on")]
     patch_env: Switch,
+    /// Where the disk cannot hold a clone beside the old data: remove the old data first
+    #[arg(long, env = "PGBATON_REPLACE_DATA", value_enum, default_value = "off")]
+    replace_data: Switch,
     /// `off` marks the first primary of a cluster that was never initialised; nothing else
     #[arg(long, env = "STANDBY_MODE", value_enum, default_value = "on")]
     standby_mode: Switch,
@@ -219,6 +222,7 @@ impl Args {
             replication_password: Secret(self.replication_password),
             replication_password_previous: self.replication_password_previous.map(Secret),
             patch_env: self.patch_env == Switch::On,
+            replace_data: self.replace_data == Switch::On,
             durability: self.durability,
             availability: self.availability,
             silence_timeout: self.silence_timeout,

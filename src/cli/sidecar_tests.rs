@@ -5,7 +5,7 @@ use clap::{CommandFactory as _, Parser as _};
 use super::*;
 use crate::cli::{Cli, Command, checks};
 
-const GOOD: [(&str, &str); 31] = [
+const GOOD: [(&str, &str); 32] = [
     ("member", "postgres-1"),
     ("namespace", "default"),
     ("pod-uid", "0e6c5f0a-7d0b-4a3e-9a2e-1f7f0a3f5a11"),
@@ -27,6 +27,7 @@ const GOOD: [(&str, &str); 31] = [
     ("sync-standbys", "1"),
     ("maximum-lag", "1048576"),
     ("patch-env", "on"),
+    ("replace-data", "off"),
     ("standby-mode", "on"),
     ("postgres-user", "postgres"),
     ("postgres-password", "secret"),
@@ -148,6 +149,7 @@ sync-standbys | -1 | PGBATON_SYNC_STANDBYS | 1..=15
 maximum-lag | 1MB | PGBATON_MAXIMUM_LAG | in bytes
 maximum-read-lag | -1 | PGBATON_MAXIMUM_READ_LAG | bytes
 patch-env | yes | PGBATON_PATCH_ENV | on, off
+replace-data | yes | PGBATON_REPLACE_DATA | on, off
 standby-mode | primary | STANDBY_MODE | on, off
 standby-mode |  | STANDBY_MODE | on, off
 postgres-user |  | POSTGRES_USER | Secret

@@ -1,10 +1,12 @@
 //! What a probe of a PostgreSQL server saw, and what follows from it alone. Values only: the connections are made in
 //! `postgres/`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::observe::ReplicationRow;
 use super::types::{Lsn, SystemId, Timeline};
 
 /// One look at a server.
@@ -332,6 +334,29 @@ pub struct PrimaryView {
     pub health_write_ms: Option<u64>,
     /// New transactions are read-only by default.
     pub read_only: bool,
+}
+
+impl PrimaryView {
+    /// All walsenders that run.
+    #[must_use]
+    pub fn walsenders(&self) -> BTreeSet<Walsender> {
+        self.replication.iter().map(|row| row.walsender).collect()
+    }
+
+    /// The standbys as the core judges them. One that claims more than this server has flushed is on another history: its claim
+    /// says nothing.
+    #[must_use]
+    pub fn rows(&self) -> Vec<ReplicationRow> {
+        let row = |row: &Replication| ReplicationRow {
+            pid: row.walsender.pid,
+            name: row.application_name.clone(),
+            streaming: row.state.as_deref() == Some("streaming"),
+            flush: row.flush_lsn.filter(|f| *f <= self.flush_lsn),
+            sync_priority: row.sync_priority,
+            replied_at_ms: row.replied_at_ms,
+        };
+        self.replication.iter().map(row).collect()
+    }
 }
 
 /// Names one walsender beyond the reuse of its pid.

@@ -61,7 +61,7 @@ impl Guard {
             let way_out = if empty {
                 "use a larger volume"
             } else {
-                "use a larger volume, or allow the old data to be removed first"
+                "use a larger volume, or allow the old data to be removed first (PGBATON_REPLACE_DATA=on in this member's sidecar)"
             };
             return Err(Problem::Refused(
                 Refusal::NoSpace,

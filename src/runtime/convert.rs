@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use crate::core::action::ClaimEvidence;
-use crate::core::observe::{
-    LeaseView, PersonOrder, PersonWish, RecordView, ReplicationRow, SeenLease, ServerView,
-};
+use crate::core::observe::{LeaseView, PersonOrder, PersonWish, RecordView, SeenLease, ServerView};
 use crate::core::orders::{ORDER_ANNOTATION, ORDER_RESULT_ANNOTATION, OrderKind, OrderNote, OrderResult};
-use crate::core::probe::{Probe, Replication};
-use crate::core::types::{Lsn, Millis};
+use crate::core::probe::Probe;
+use crate::core::types::Millis;
 use crate::core::{self};
 use crate::lease::{self, LeaseSeen, LeaseState, RecordState};
 
@@ -87,22 +85,10 @@ pub fn server_view(probe: &Probe) -> ServerView {
             insert: view.insert_lsn,
             timeline: view.server.timeline,
             names: view.names.clone(),
-            rows: view.replication.iter().map(|r| row(r, view.flush_lsn)).collect(),
+            rows: view.rows(),
             // Read-only by default is a person's choice; the disk is what is tested.
             wrote: view.health_write_ms.is_some() || view.read_only,
         },
-    }
-}
-
-/// A standby that claims more than the primary has flushed is on another history: its claim says nothing.
-fn row(row: &Replication, flushed_here: Lsn) -> ReplicationRow {
-    ReplicationRow {
-        pid: row.walsender.pid,
-        name: row.application_name.clone(),
-        streaming: row.state.as_deref() == Some("streaming"),
-        flush: row.flush_lsn.filter(|f| *f <= flushed_here),
-        sync_priority: row.sync_priority,
-        replied_at_ms: row.replied_at_ms,
     }
 }
 

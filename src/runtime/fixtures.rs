@@ -79,6 +79,7 @@ pub(crate) fn settings(number: u8) -> SidecarSettings {
         availability: "available".into(),
         silence_timeout: Duration::from_millis(1_500),
         maximum_read_lag: 16_777_216,
+        replace_data: false,
     }
 }
 

@@ -24,6 +24,7 @@ pub struct Secrets {
     replication_user: String,
     replication_password: Secret,
     superuser: Credentials,
+    replace_data: bool,
 }
 
 impl Secrets {
@@ -35,6 +36,7 @@ impl Secrets {
             replication_user: settings.replication_user.clone(),
             replication_password: settings.replication_password.clone(),
             superuser: settings.superuser.clone(),
+            replace_data: settings.replace_data,
         }
     }
 
@@ -193,7 +195,7 @@ async fn complete(order: &GuardOrder, secrets: &Secrets) -> Result<Order, String
                 system_identifier,
                 timeline,
                 bytes: look.bytes,
-                replace: false,
+                replace: secrets.replace_data,
                 source_major: look.major,
                 notes: look.notes,
             }

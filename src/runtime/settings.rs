@@ -39,6 +39,8 @@ pub struct SidecarSettings {
     pub replication_password_previous: Option<Secret>,
     /// Whether the StatefulSets' env is pgbaton's to change.
     pub patch_env: bool,
+    /// Whether a clone that does not fit beside the old data may take its place (DESIGN.md section 7).
+    pub replace_data: bool,
     /// As told by flag, for the status page: the recorded ones count.
     pub durability: String,
     /// As above.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Chosen, Mind};
 use crate::core::action::{GuardOrder, SqlJob, SwapKind};
+use crate::core::in_force::{self, InForce, NamesChange};
 use crate::core::observe::{ReplicationRow, SeenLease, ServerView};
 use crate::core::phase::Phase;
 use crate::core::record::{Availability, Durability, Record, SyncSet};
@@ -195,36 +196,23 @@ impl Mind<'_> {
         settling: &Settling,
         shown: &Shown<'_>,
     ) -> Option<String> {
-        if shown.names != current.names() {
-            return Some("the new names on a fresh connection".to_owned());
-        }
-        let kept: BTreeSet<String> = current.standbys.iter().map(MemberData::standby_name).collect();
-        if shown
-            .rows
-            .iter()
-            .any(|r| !kept.contains(&r.name) && r.sync_priority > 0)
-        {
-            return Some("a removed standby's walsender to read the new names".to_owned());
-        }
+        let judged = |change: &NamesChange| in_force::judge(current, shown.names, shown.rows, change);
         let formers = || record.sync_sets.iter().skip(1);
-        if formers().any(|s| s.k < current.k) {
-            match &settling.ended {
-                None => {
-                    let pids = shown.rows.iter().map(|r| r.pid).collect();
-                    self.settle_by(SqlJob::EndWalsenders { pids });
-                    return Some("every walsender to start anew".to_owned());
-                }
-                Some(ended) if shown.rows.iter().any(|r| ended.contains(&r.pid)) => {
-                    return Some("an old walsender to end".to_owned());
-                }
-                Some(_) => {}
-            }
+        let raised = formers().any(|s| s.k < current.k);
+        if raised && settling.ended.is_none() && judged(&NamesChange::default()) == InForce::Yes {
+            let pids = shown.rows.iter().map(|r| r.pid).collect();
+            self.settle_by(SqlJob::EndWalsenders { pids });
+            return Some("every walsender to start anew".to_owned());
         }
-        if current.k > 0 && formers().any(|s| s.k == 0) && !settling.checkpointed {
+        let from_empty = current.k > 0 && formers().any(|s| s.k == 0);
+        let judged = judged(&NamesChange {
+            must_end: settling.ended.iter().flatten().copied().collect(),
+            checkpoint_due: from_empty && !settling.checkpointed,
+        });
+        if judged == InForce::CheckpointDue {
             self.settle_by(SqlJob::Checkpoint);
-            return Some("a checkpoint".to_owned());
         }
-        None
+        (judged != InForce::Yes).then(|| judged.to_string())
     }
 
     fn settle_by(&mut self, job: SqlJob) {
