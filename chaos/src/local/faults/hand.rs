@@ -18,7 +18,9 @@ use crate::local::sql;
 const COMMAND_BOUND: Duration = Duration::from_secs(90);
 const PG_CTL_BOUND: Duration = Duration::from_secs(30);
 /// How long the rig waits for the guard to end a server that somebody promoted (the promise is 100 ms).
-const ENDED_BOUND: Duration = Duration::from_secs(10);
+const ENDED_BOUND: Duration = Duration::from_secs(5);
+/// Promotions by hand that may come to nothing.
+const PROMOTIONS: u32 = 8;
 const WHOLE_BOUND: Duration = Duration::from_secs(60);
 
 pub async fn switchover(rig: &Rig) -> Result<Inflicted> {
@@ -78,7 +80,8 @@ pub async fn promoted(rig: &Rig) -> Result<Inflicted> {
     Ok(Inflicted::lasting(at, Some(name), did))
 }
 
-/// Promotes past pgbaton; how long after the order the postmaster was gone.
+/// Promotes past pgbaton; how long after the order the postmaster was gone. The guard takes the file `promote` away when it sees it
+/// before the postmaster does: nothing was promoted then, and it is tried again.
 async fn promoted_and_ended(rig: &Rig, kubelet: &Kubelet, by_program: bool) -> Result<Duration> {
     let container = running(kubelet, Role::Server)?;
     let name = &kubelet.member().name;
@@ -86,25 +89,31 @@ async fn promoted_and_ended(rig: &Rig, kubelet: &Kubelet, by_program: bool) -> R
         .first()
         .with_context(|| format!("{name} has no server process"))?;
     let start = process::start_time(pid);
-    let at = Instant::now();
-    if by_program {
-        let promote = pg_ctl(rig, kubelet, &["promote", "--no-wait"]);
-        let words: Vec<&str> = promote.iter().map(String::as_str).collect();
-        container
-            .exec(rig.settings.account.as_ref(), &words, PG_CTL_BOUND)
-            .await?;
-    } else {
-        sql::ask(&rig.settings, kubelet.member().ip, "SELECT pg_promote(false)").await?;
-    }
     let ended = || process::start_time(pid) != start || !process::is_alive(pid);
-    let deadline = at + ENDED_BOUND;
-    while !ended() {
-        if Instant::now() > deadline {
+    for _ in 0..PROMOTIONS {
+        let at = Instant::now();
+        if by_program {
+            let promote = pg_ctl(rig, kubelet, &["promote", "--no-wait"]);
+            let words: Vec<&str> = promote.iter().map(String::as_str).collect();
+            container
+                .exec(rig.settings.account.as_ref(), &words, PG_CTL_BOUND)
+                .await?;
+        } else {
+            sql::ask(&rig.settings, kubelet.member().ip, "SELECT pg_promote(false)").await?;
+        }
+        let deadline = at + ENDED_BOUND;
+        while !ended() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        if ended() {
+            return Ok(at.elapsed());
+        }
+        let recovers = sql::ask_one(&rig.settings, kubelet.member().ip, "SELECT pg_is_in_recovery()").await?;
+        if recovers != "t" {
             bail!("the server of {name} was promoted by hand and still runs after {ENDED_BOUND:?}");
         }
-        tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    Ok(at.elapsed())
+    bail!("the server of {name} could not be promoted by hand in {PROMOTIONS} tries");
 }
 
 pub async fn restarted(rig: &Rig) -> Result<Inflicted> {
