@@ -178,20 +178,11 @@ impl Mind<'_> {
             if self.still_promoting(record, primary) && !self.is_up(primary) {
                 self.ask_peers_every = Millis(20);
                 self.wake_in(Millis(20));
-                return (
-                    Phase::Following,
-                    Why::Following {
-                        primary: primary.member.clone(),
-                    },
-                );
+            } else {
+                self.order_follow(record, guard, primary);
             }
-            self.order_follow(record, guard, primary);
-            return (
-                Phase::Following,
-                Why::Following {
-                    primary: primary.member.clone(),
-                },
-            );
+            let primary = primary.member.clone();
+            return (Phase::Following, Why::Following { primary });
         }
         let for_ms = self
             .state
@@ -235,13 +226,8 @@ impl Mind<'_> {
             self.state.not_streaming_since = None;
             self.state.should_stream_since = None;
         }
-        (
-            Phase::Rejoining,
-            Why::NotStreaming {
-                primary: primary.member.clone(),
-                for_ms,
-            },
-        )
+        let primary = primary.member.clone();
+        (Phase::Rejoining, Why::NotStreaming { primary, for_ms })
     }
 
     /// True when the order was given.
