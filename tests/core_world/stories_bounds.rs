@@ -104,6 +104,25 @@ fn a_sidecar_that_restarts_while_the_lease_is_damaged_writes_the_record_back() {
 }
 
 #[test]
+fn a_deposed_primary_that_comes_into_sight_again_is_ended_before_its_permit_is() {
+    let mut world = running();
+    world.fault(&Switchover(Some(1)));
+    world.until_whole(SOON);
+    // As if its guard had been out of sight since the first term, its server running on all the time.
+    let until = world.now + 4_000;
+    let machine = &mut world.machines[0];
+    machine.proc = Proc::Primary;
+    machine.following = None;
+    machine.stream = None;
+    machine.pledge = None;
+    machine.highest_term = Term(1);
+    machine.permit = Some((Term(1), until));
+    world.run(1_000);
+    assert!(!world.machines[0].writes(world.now), "{}", world.tell());
+    world.until_whole(SOON);
+}
+
+#[test]
 fn nobody_is_adopted_beside_a_server_with_a_permit() {
     let mut world = running();
     // m1 cannot write the record back, and its permit runs.
