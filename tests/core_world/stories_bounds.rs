@@ -107,6 +107,7 @@ fn a_sidecar_that_restarts_while_the_lease_is_damaged_writes_the_record_back() {
 fn a_deposed_primary_that_comes_into_sight_again_is_ended_before_its_permit_is() {
     let mut world = running();
     world.fault(&Switchover(Some(1)));
+    world.until("m2 leads", 5_000, |w| w.primary() == Some(1));
     world.until_whole(SOON);
     // As if its guard had been out of sight since the first term, its server running on all the time.
     let until = world.now + 4_000;
