@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    pgbaton_chaos::local::cli::main()
+    pgbaton_chaos::cli::main()
 }

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pgbaton_chaos::local::kubelet::{Kubelet, Role};
-use pgbaton_chaos::local::objects::CLUSTER;
 use pgbaton_chaos::local::process;
 use pgbaton_chaos::local::rig::Rig;
 use pgbaton_chaos::local::settings::Choice;
-use pgbaton_chaos::local::sql;
 use pgbaton_chaos::local::store::Kind;
-use pgbaton_chaos::local::workload::Workload;
+use pgbaton_chaos::names::CLUSTER;
+use pgbaton_chaos::oracles::sql;
+use pgbaton_chaos::oracles::workload::Workload;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
@@ -47,7 +47,7 @@ async fn wait(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 
 async fn answers(rig: &Rig, kubelet: &Kubelet) {
     wait("the server answers", async || {
-        sql::ask_one(&rig.settings, kubelet.member().ip, "SELECT 1")
+        sql::ask_one(&rig.settings.login, kubelet.member().ip, "SELECT 1")
             .await
             .is_ok()
     })
@@ -56,7 +56,7 @@ async fn answers(rig: &Rig, kubelet: &Kubelet) {
 
 async fn system_identifier(rig: &Rig, kubelet: &Kubelet) -> String {
     let question = "SELECT system_identifier FROM pg_control_system()";
-    sql::ask_one(&rig.settings, kubelet.member().ip, question)
+    sql::ask_one(&rig.settings.login, kubelet.member().ip, question)
         .await
         .unwrap()
 }
@@ -69,14 +69,14 @@ async fn containers_pods_volumes_and_the_service_behave_as_in_kubernetes() {
 
     // Without a selector nobody is served; with one, new connections go where it points.
     assert!(
-        sql::ask(&rig.settings, rig.settings.service_ip(), "SELECT 1")
+        sql::ask(&rig.settings.login, rig.settings.service_ip(), "SELECT 1")
             .await
             .is_err()
     );
     let selector = json!({ "spec": { "selector": { "app": "postgres-1" } } });
     rig.store.patch(Kind::Service, CLUSTER, &selector).unwrap();
     let address = sql::ask_one(
-        &rig.settings,
+        &rig.settings.login,
         rig.settings.service_ip(),
         "SELECT inet_server_addr()",
     )
@@ -87,7 +87,7 @@ async fn containers_pods_volumes_and_the_service_behave_as_in_kubernetes() {
     // The entrypoint kept the image's contract.
     let question =
         "SELECT current_database() || ' ' || current_user || ' ' || current_setting('data_checksums')";
-    let answer = sql::ask_one(&rig.settings, first.member().ip, question)
+    let answer = sql::ask_one(&rig.settings.login, first.member().ip, question)
         .await
         .unwrap();
     assert_eq!(answer, "postgresdb postgresadmin on");
@@ -109,7 +109,9 @@ async fn containers_pods_volumes_and_the_service_behave_as_in_kubernetes() {
     }
 
     // Clients write; a killed pod comes back under the same UID, and nothing that was acknowledged is lost.
-    let workload = Workload::start(&rig.settings, 4).await.unwrap();
+    let workload = Workload::start(&rig.settings.login, rig.settings.service_ip(), 4)
+        .await
+        .unwrap();
     let began = Instant::now();
     wait("writes", async || workload.acknowledged_since(began) > 100).await;
     let uid = first.pod_uid().unwrap();

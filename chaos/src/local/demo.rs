@@ -1,6 +1,7 @@
 //! The demonstration and measuring run: a rig, clients, one fault after the other, a report of each.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -8,14 +9,15 @@ use pgbaton::core::record::Durability;
 use tokio::time::{Instant, sleep};
 
 use super::faults::Fault;
-use super::observer::{Entry, Observer};
-use super::oracle::Oracle;
-use super::report::FaultReport;
 use super::rig::Rig;
 use super::settings::Choice;
-use super::summary;
-use super::trial::Trial;
-use super::workload::Workload;
+use super::watchers;
+use crate::oracles::observer::{Entry, Observer};
+use crate::oracles::trial::Trial;
+use crate::oracles::workload::Workload;
+use crate::oracles::writers::Oracle;
+use crate::report::FaultReport;
+use crate::report::summary;
 
 /// Until a new cluster is whole: initdb, two clones.
 const FIRST_WHOLE: Duration = Duration::from_secs(120);
@@ -246,15 +248,24 @@ async fn first_whole(plan: &Plan, rig: &Rig, observer: &Observer, voice: Voice) 
     Ok(())
 }
 
+/// A writer at each member's own address.
+async fn judge_of(rig: &Rig) -> Result<Arc<Oracle>> {
+    let oracle = Oracle::start(&rig.settings.login, rig.settings.service_ip()).await?;
+    for member in &rig.members {
+        oracle.watch(&member.name, member.ip);
+    }
+    Ok(Arc::new(oracle))
+}
+
 async fn all_faults(plan: &Plan, rig: &Rig, reports: &mut Reports) -> Result<bool> {
     let voice = reports.voice;
-    let observer = Observer::start(&rig.store, &rig.members);
+    let observer = watchers::start(&rig.store, &rig.members);
     first_whole(plan, rig, &observer, voice).await?;
     let mut trial = Trial {
-        rig,
+        subject: rig,
         observer: &observer,
-        workload: Workload::start(&rig.settings, plan.clients).await?,
-        oracle: Oracle::start(&rig.settings, &rig.members).await?,
+        workload: Workload::start(&rig.settings.login, rig.settings.service_ip(), plan.clients).await?,
+        oracle: judge_of(rig).await?,
         known_lost: Vec::new(),
     };
     voice.say(&format!(
@@ -272,7 +283,13 @@ async fn all_faults(plan: &Plan, rig: &Rig, reports: &mut Reports) -> Result<boo
             if all > 1 { place } else { fault.to_string() }
         ));
         let began = Instant::now();
-        let report = shown(&observer, began, voice, trial.run(fault)).await;
+        let report = shown(
+            &observer,
+            began,
+            voice,
+            trial.run(&fault.to_string(), fault.inflict(rig)),
+        )
+        .await;
         if plan.json && !report.is_good() {
             print_timeline(&observer, began, voice);
         }

@@ -16,10 +16,10 @@ use tokio::time::{Instant, sleep};
 
 use super::container::{Container, ContainerSpec};
 use super::member::Member;
-use super::objects::{SERVER_CONTAINER, SIDECAR_CONTAINER};
 use super::settings::Settings;
 use super::store::{Kind, Store, is_terminating};
 use super::template::{container_spec, grace_period, must_replace};
+use crate::names::{SERVER_CONTAINER, SIDECAR_CONTAINER};
 
 /// A container that ran this long starts anew with its back-off.
 const BACK_OFF_RESET: Duration = Duration::from_secs(60);

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::host::{self, Account};
-use super::settings::{POSTGRES_PORT, SIDECAR_PORT, Settings, member_name};
+use super::settings::{Settings, member_name};
+use crate::names::{POSTGRES_PORT, SIDECAR_PORT};
 
 /// The test image's entrypoint: `entrypoint.sh` says which contract it keeps.
 const ENTRYPOINT: &str = include_str!("entrypoint.sh");

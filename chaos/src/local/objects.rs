@@ -5,20 +5,11 @@ use serde_json::{Value, json};
 
 use super::api::Rule;
 use super::member::Member;
-use super::settings::{NAMESPACE, POSTGRES_PORT, SIDECAR_PORT, Settings};
-
-/// Name of the Lease and of the read-write Service.
-pub const CLUSTER: &str = "postgres";
-/// The annotation that holds the record.
-pub const RECORD_ANNOTATION: &str = "pgbaton.dev/cluster-state";
-/// Name of the container with the server.
-pub const SERVER_CONTAINER: &str = "postgres";
-/// Name of the container with the sidecar.
-pub const SIDECAR_CONTAINER: &str = "sidecar";
-/// What the tutorial's env says of a pod's first role.
-pub const STANDBY_MODE: &str = "STANDBY_MODE";
-/// Whom a standby follows, in the tutorial's env.
-pub const PRIMARY_ADDRESS: &str = "PRIMARY_SERVER_ADDRESS";
+use super::settings::{NAMESPACE, Settings};
+use crate::names::{
+    CLUSTER, POSTGRES_PORT, PRIMARY_ADDRESS, RECORD_ANNOTATION, SERVER_CONTAINER, SIDECAR_CONTAINER,
+    SIDECAR_PORT, STANDBY_MODE,
+};
 
 /// The Lease: empty spec, and a record that says "never initialised".
 #[must_use]

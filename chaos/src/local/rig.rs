@@ -1,5 +1,6 @@
 //! The rig as a whole: API server, Service address, members; up and down.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -8,17 +9,24 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
+use pgbaton::core::record::Record;
 
 use super::api::{ADMIN, ApiServer, Options};
+use super::faults::server_processes;
 use super::forwarder::Forwarder;
 use super::host;
-use super::kubelet::Kubelet;
+use super::kubelet::{Kubelet, Role};
 use super::member::{Member, write_entrypoint};
-use super::objects::{self, CLUSTER, Programs};
-use super::settings::{API_PORT, Choice, NAMESPACE, POSTGRES_PORT, Settings, random_hex};
+use super::objects::{self, Programs};
+use super::process;
+use super::settings::{API_PORT, Choice, NAMESPACE, Settings, random_hex};
 use super::store::{Kind, Store};
 use super::watchdog::{self, Watchdog};
 use super::whole;
+use crate::names::{PRIMARY_ADDRESS, STANDBY_MODE};
+use crate::names::CLUSTER;
+use crate::names::POSTGRES_PORT;
+use crate::oracles::trial::Subject;
 
 /// A running rig. End it with `end`; a rig that is dropped or killed is cleaned up by its watchdog.
 #[derive(Debug)]
@@ -135,14 +143,6 @@ impl Rig {
         whole::wait(&self.settings, &self.store, &self.members, None, bound).await
     }
 
-    /// As `wait_whole`, and the primary has renewed the Lease after `since`.
-    ///
-    /// # Errors
-    /// What is missing after `bound`.
-    pub async fn wait_whole_since(&self, since: Timestamp, bound: Duration) -> Result<(), Vec<String>> {
-        whole::wait(&self.settings, &self.store, &self.members, Some(since), bound).await
-    }
-
     /// Applies a member's StatefulSet again, as `kubectl apply` of its manifest does, with these values of the tutorial's env.
     ///
     /// # Errors
@@ -151,8 +151,8 @@ impl Rig {
         let entrypoint = self.settings.directory.join("bin").join("docker-entrypoint.sh");
         let programs = programs(&self.settings, member, &entrypoint);
         let mut set = objects::stateful_set(&self.settings, member, &programs);
-        objects::set_env(&mut set, objects::STANDBY_MODE, standby_mode);
-        objects::set_env(&mut set, objects::PRIMARY_ADDRESS, primary);
+        objects::set_env(&mut set, STANDBY_MODE, standby_mode);
+        objects::set_env(&mut set, PRIMARY_ADDRESS, primary);
         self.store.create(Kind::StatefulSet, set).map(|_| ())
     }
 
@@ -216,4 +216,25 @@ fn seed(settings: &Settings, store: &Store, members: &[Member], entrypoint: &Pat
         )?;
     }
     Ok(())
+}
+
+impl Subject for Rig {
+    async fn record(&self) -> Option<Record> {
+        whole::record(&self.store)
+    }
+
+    /// Each member's postmaster, with its start time.
+    async fn servers(&self) -> BTreeMap<String, String> {
+        let of = |kubelet: &Arc<Kubelet>| {
+            let container = kubelet.container(Role::Server)?;
+            let pid = *server_processes(&container).first()?;
+            let run = format!("{pid} {:?}", process::start_time(pid));
+            Some((kubelet.member().name.clone(), run))
+        };
+        self.kubelets.iter().filter_map(of).collect()
+    }
+
+    async fn wait_whole_since(&self, since: Timestamp, bound: Duration) -> Result<(), Vec<String>> {
+        whole::wait(&self.settings, &self.store, &self.members, Some(since), bound).await
+    }
 }

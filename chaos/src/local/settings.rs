@@ -9,11 +9,9 @@ use pgbaton::core::record::{Availability, Durability};
 
 use super::container::Isolation;
 use super::host::{self, Account};
+use crate::names::{POSTGRES_PORT, SIDECAR_PORT};
+use crate::oracles::sql::Login;
 
-/// Port of PostgreSQL at each member's address and at the Service's.
-pub const POSTGRES_PORT: u16 = 5432;
-/// Port of the sidecar (status and peers).
-pub const SIDECAR_PORT: u16 = 8008;
 /// Port of the embedded API server.
 pub const API_PORT: u16 = 6443;
 /// Most members that fit between the Service's address and the end of the subnet.
@@ -57,6 +55,15 @@ impl Secret {
             replication_user: "replicationuser".to_owned(),
             replication_password: random_hex(12)?,
         })
+    }
+
+    fn login(&self) -> Login {
+        Login {
+            user: self.user.clone(),
+            password: self.password.clone(),
+            database: self.database.clone(),
+            port: POSTGRES_PORT,
+        }
     }
 
     /// The value of a key, as `secretKeyRef` names it.
@@ -137,6 +144,8 @@ pub struct Settings {
     pub isolation_note: Option<String>,
     /// The Secret's values.
     pub secret: Secret,
+    /// The Secret's superuser.
+    pub login: Login,
 }
 
 impl Settings {
@@ -168,6 +177,8 @@ impl Settings {
             .with_context(|| format!("cannot copy {} to {}", binary.display(), pgbaton.display()))?;
         std::fs::set_permissions(&pgbaton, std::fs::Permissions::from_mode(0o755))
             .context("cannot make the copy of pgbaton executable")?;
+        let secret = Secret::generate()?;
+        let login = secret.login();
         Ok(Self {
             choice,
             directory,
@@ -176,7 +187,8 @@ impl Settings {
             account,
             isolation,
             isolation_note,
-            secret: Secret::generate()?,
+            secret,
+            login,
         })
     }
 

@@ -9,7 +9,8 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 
 use super::api::{ApiServer, DeleteOptions, PatchType};
-use super::settings::{NAMESPACE, POSTGRES_PORT};
+use super::settings::NAMESPACE;
+use crate::names::POSTGRES_PORT;
 
 pub use super::api::Kind;
 

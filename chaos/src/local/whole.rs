@@ -1,232 +1,33 @@
-//! Is the cluster whole? One primary, everybody else streaming from it, and Kubernetes' objects saying the same.
+//! The objects of the rig's API server, for the check whether the cluster is whole.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use pgbaton::core::record::{Durability, Record};
-use serde_json::Value;
+use pgbaton::core::record::Record;
 use tokio::time::{Instant, sleep};
 
 use super::member::Member;
-use super::objects::{CLUSTER, PRIMARY_ADDRESS, RECORD_ANNOTATION, STANDBY_MODE};
 use super::settings::Settings;
-use super::sql;
 use super::store::{Kind, Store};
-
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(100);
-/// How long one look waits for a standby to replay what the primary had flushed when the look began.
-const CATCH_UP: Duration = Duration::from_secs(1);
+use crate::names::CLUSTER;
+use crate::oracles::whole::{LOOK, Objects, Server, missing, record_of};
 
 /// The record as the Lease carries it now; none when there is no Lease or no readable record.
 #[must_use]
 pub fn record(store: &Store) -> Option<Record> {
-    let lease = store.get(Kind::Lease, CLUSTER)?;
-    record_of(&lease)
+    record_of(&store.get(Kind::Lease, CLUSTER)?)
 }
 
-/// The record in a Lease object.
-#[must_use]
-pub fn record_of(lease: &Value) -> Option<Record> {
-    let text = lease
-        .get("metadata")?
-        .get("annotations")?
-        .get(RECORD_ANNOTATION)?
-        .as_str()?;
-    Record::parse(text).ok()
-}
-
-/// What is missing; empty: the cluster is whole. With `since`, the primary's present pod must have renewed the Lease after that
-/// moment too: a cluster that was hit looks whole until the damage shows.
-pub async fn missing(
-    settings: &Settings,
-    store: &Store,
-    members: &[Member],
-    since: Option<Timestamp>,
-) -> Vec<String> {
-    let Some(record) = record(store) else {
-        return vec!["the Lease has no readable record".to_owned()];
+fn objects(store: &Store, members: &[Member]) -> Objects {
+    let named = |kind, object: &dyn Fn(&Member) -> String| {
+        let found = |member: &Member| Some((member.name.clone(), store.get(kind, &object(member))?));
+        members.iter().filter_map(found).collect()
     };
-    let Some(primary) = &record.primary else {
-        return vec!["the record names no primary".to_owned()];
-    };
-    let primary_name = primary.member.as_str();
-    let Some(home) = members.iter().find(|member| member.name == primary_name) else {
-        return vec![format!(
-            "the recorded primary {primary_name} is no member of this rig"
-        )];
-    };
-    let mut missing = Vec::new();
-    if let Some(step) = &record.step {
-        missing.push(format!("a step is still in progress: {step:?}"));
-    }
-    for member in members {
-        if !record
-            .members
-            .iter()
-            .any(|recorded| recorded.member.as_str() == member.name)
-        {
-            missing.push(format!("the record does not have {}", member.name));
-        }
-    }
-    missing.extend(since.and_then(|since| renewal_missing(store, home, since)));
-    missing.extend(objects_missing(store, members, primary_name));
-    missing.extend(streaming_missing(settings, &record, members, home).await);
-    if record.durability == Durability::Sync {
-        let set: BTreeSet<String> = record
-            .current_set()
-            .standbys
-            .iter()
-            .map(|standby| standby.member.as_str().to_owned())
-            .collect();
-        for member in members
-            .iter()
-            .filter(|member| member.name != primary_name && !set.contains(&member.name))
-        {
-            missing.push(format!("{} is not in the sync set", member.name));
-        }
-    }
-    missing
-}
-
-/// The rig and the members read the same clock. A renewal that was on its way when the fault came carries an older time.
-fn renewal_missing(store: &Store, home: &Member, since: Timestamp) -> Option<String> {
-    let lease = store.get(Kind::Lease, CLUSTER)?;
-    let text = |pointer: &str| {
-        let value = lease.pointer(pointer).and_then(Value::as_str);
-        value.unwrap_or_default().to_owned()
-    };
-    let pod = store.get(Kind::Pod, &home.pod()).unwrap_or_default();
-    let uid = pod.pointer("/metadata/uid").and_then(Value::as_str);
-    let holder = text("/spec/holderIdentity");
-    if uid.is_none_or(|uid| holder != format!("{}_{uid}", home.name)) {
-        return Some(format!(
-            "the Lease is held by '{holder}', not by the present pod of {}",
-            home.name
-        ));
-    }
-    let renewed: Option<Timestamp> = text("/spec/renewTime").parse().ok();
-    renewed
-        .is_none_or(|renewed| renewed <= since)
-        .then(|| format!("{} has not renewed the Lease since the fault was over", home.name))
-}
-
-/// Selector of the Service and env of every StatefulSet.
-fn objects_missing(store: &Store, members: &[Member], primary: &str) -> Vec<String> {
-    let mut missing = Vec::new();
-    let service = store.get(Kind::Service, CLUSTER).unwrap_or_default();
-    let selected = service.pointer("/spec/selector/app").and_then(Value::as_str);
-    if selected != Some(primary) {
-        missing.push(format!("the Service points at {}", selected.unwrap_or("nobody")));
-    }
-    for member in members {
-        let Some(set) = store.get(Kind::StatefulSet, &member.name) else {
-            missing.push(format!("there is no StatefulSet {}", member.name));
-            continue;
-        };
-        let wanted = if member.name == primary {
-            ("off", "")
-        } else {
-            ("on", primary)
-        };
-        for (name, wanted) in [(STANDBY_MODE, wanted.0), (PRIMARY_ADDRESS, wanted.1)] {
-            if let Some(wrong) = env_values(&set, name).into_iter().find(|value| value != wanted) {
-                missing.push(format!(
-                    "StatefulSet {} says {name}='{wrong}', not '{wanted}'",
-                    member.name
-                ));
-            }
-        }
-    }
-    missing
-}
-
-/// All values of an env variable in a StatefulSet's template.
-#[must_use]
-pub fn env_values(set: &Value, name: &str) -> Vec<String> {
-    [
-        "/spec/template/spec/initContainers",
-        "/spec/template/spec/containers",
-    ]
-    .iter()
-    .filter_map(|list| set.pointer(list)?.as_array())
-    .flatten()
-    .filter_map(|container| container.get("env")?.as_array())
-    .flatten()
-    .filter(|variable| variable.get("name").and_then(Value::as_str) == Some(name))
-    .map(|variable| {
-        variable
-            .get("value")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    })
-    .collect()
-}
-
-/// Everybody but the primary streams from it under the name of its recorded data, is a standby, and has followed it up to now.
-async fn streaming_missing(
-    settings: &Settings,
-    record: &Record,
-    members: &[Member],
-    home: &Member,
-) -> Vec<String> {
-    let question = "SELECT application_name FROM pg_stat_replication WHERE state = 'streaming' \
-                    AND NOT pg_is_in_recovery()";
-    let streaming = match sql::ask(settings, home.ip, question).await {
-        Ok(rows) => rows,
-        Err(error) => return vec![format!("the primary {} cannot be asked: {error:#}", home.name)],
-    };
-    let streaming: BTreeSet<String> = streaming
-        .into_iter()
-        .filter_map(|row| row.into_iter().next().flatten())
-        .collect();
-    let mut missing = Vec::new();
-    for member in members.iter().filter(|member| member.name != home.name) {
-        let recorded = record
-            .members
-            .iter()
-            .find(|recorded| recorded.member.as_str() == member.name);
-        let Some(recorded) = recorded else { continue };
-        let name = recorded.data().standby_name();
-        if !streaming.contains(&name) {
-            missing.push(format!(
-                "{} does not stream from {} as {name}",
-                member.name, home.name
-            ));
-            continue;
-        }
-        missing.extend(following_missing(settings, member, home).await);
-    }
-    missing
-}
-
-/// One whose history left the primary's also counts as streaming, again and again for a moment: so it must be on the primary's
-/// timeline and replay what the primary has flushed now.
-async fn following_missing(settings: &Settings, member: &Member, home: &Member) -> Option<String> {
-    let cannot = |name: &str, error: anyhow::Error| Some(format!("{name} cannot be asked: {error:#}"));
-    let question =
-        "SELECT pg_current_wal_flush_lsn() || ' ' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8)";
-    let answer = match sql::ask_one(settings, home.ip, question).await {
-        Ok(answer) => answer,
-        Err(error) => return cannot(&home.name, error),
-    };
-    let (flushed, timeline) = answer.split_once(' ')?;
-    let question = format!(
-        "SELECT CASE WHEN NOT pg_is_in_recovery() THEN 'is not a standby' \
-         WHEN NOT EXISTS (SELECT FROM pg_stat_wal_receiver WHERE lpad(upper(to_hex(received_tli)), 8, '0') = '{timeline}') \
-         THEN 'does not receive timeline {timeline}' \
-         WHEN NOT coalesce(pg_last_wal_replay_lsn() >= '{flushed}', false) THEN 'has not replayed {flushed}' ELSE '' END"
-    );
-    let deadline = Instant::now() + CATCH_UP;
-    loop {
-        match sql::ask_one(settings, member.ip, &question).await {
-            Ok(wrong) if wrong.is_empty() => return None,
-            Ok(wrong) if Instant::now() > deadline => return Some(format!("{} {wrong}", member.name)),
-            Ok(_) => sleep(LOOK / 4).await,
-            Err(error) => return cannot(&member.name, error),
-        }
+    Objects {
+        lease: store.get(Kind::Lease, CLUSTER),
+        service: store.get(Kind::Service, CLUSTER),
+        sets: named(Kind::StatefulSet, &|member| member.name.clone()),
+        pods: named(Kind::Pod, &Member::pod),
     }
 }
 
@@ -241,9 +42,14 @@ pub async fn wait(
     since: Option<Timestamp>,
     bound: Duration,
 ) -> Result<(), Vec<String>> {
+    let server = |member: &Member| Server {
+        name: member.name.clone(),
+        ip: member.ip,
+    };
+    let servers: Vec<Server> = members.iter().map(server).collect();
     let deadline = Instant::now() + bound;
     loop {
-        let missing = missing(settings, store, members, since).await;
+        let missing = missing(&settings.login, &objects(store, members), &servers, since).await;
         if missing.is_empty() {
             return Ok(());
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use pgbaton_chaos::local::process;
-use pgbaton_chaos::local::report::FaultReport;
+use pgbaton_chaos::report::FaultReport;
 use tempfile::TempDir;
 
 /// One cluster at a time: a second one would only make both slow.

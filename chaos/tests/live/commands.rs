@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::support::{BOUND, Live, Ran, short_lease};
-use pgbaton_chaos::local::objects::{CLUSTER, RECORD_ANNOTATION};
 use pgbaton_chaos::local::store::Kind;
+use pgbaton_chaos::names::{CLUSTER, RECORD_ANNOTATION};
 use std::time::Duration;
 
 const DONE: Option<i32> = Some(0);

@@ -7,8 +7,10 @@ use std::time::Duration;
 use pgbaton::core::record::Record;
 use pgbaton_chaos::local::kubelet::{Kubelet, Role};
 use pgbaton_chaos::local::rig::Rig;
-use pgbaton_chaos::local::settings::{Choice, NAMESPACE, SIDECAR_PORT};
-use pgbaton_chaos::local::{sql, watchdog, whole};
+use pgbaton_chaos::local::settings::{Choice, NAMESPACE};
+use pgbaton_chaos::local::{watchdog, whole};
+use pgbaton_chaos::names::SIDECAR_PORT;
+use pgbaton_chaos::oracles::sql;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -213,7 +215,7 @@ impl Live {
     pub async fn takes_writes(&self, member: &str) -> bool {
         let text = "CREATE TABLE IF NOT EXISTS live_test (id int); INSERT INTO live_test VALUES (1)";
         let ip = self.member(member).member().ip;
-        sql::ask(&self.rig().settings, ip, text).await.is_ok()
+        sql::ask(&self.rig().settings.login, ip, text).await.is_ok()
     }
 
     /// What a container of a member logged.

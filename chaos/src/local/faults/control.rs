@@ -5,10 +5,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::time::{Instant, sleep};
 
-use super::{Inflicted, until};
-use crate::local::objects::{self, CLUSTER};
+use super::until;
+use crate::local::objects;
 use crate::local::rig::Rig;
 use crate::local::store::Kind;
+use crate::names::CLUSTER;
+use crate::oracles::trial::Inflicted;
 
 const API_AWAY: Duration = Duration::from_secs(30);
 /// Between the deletion of the Lease and its return, as a GitOps tool's next round.

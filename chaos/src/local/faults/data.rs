@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::time::Instant;
 
-use super::Inflicted;
 use crate::local::kubelet::Kubelet;
 use crate::local::rig::Rig;
-use crate::local::sql;
+use crate::oracles::sql;
+use crate::oracles::trial::Inflicted;
 
 /// Rounds of 16 MiB of WAL and a checkpoint until the standby's WAL is gone. The server keeps `wal_keep_size` and what it recycles.
 const WAL_ROUNDS: usize = 200;
@@ -58,7 +58,7 @@ pub async fn wal_gone(rig: &Rig) -> Result<Inflicted> {
 async fn recycle(rig: &Rig, standby: &Kubelet) -> Result<usize> {
     let home = rig.primary_kubelet()?.member().ip;
     let needed = sql::ask_one(
-        &rig.settings,
+        &rig.settings.login,
         home,
         "SELECT pg_walfile_name(pg_current_wal_lsn())",
     )
@@ -69,13 +69,13 @@ async fn recycle(rig: &Rig, standby: &Kubelet) -> Result<usize> {
         let drop = format!(
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{slot}' AND NOT active"
         );
-        sql::ask_within(&rig.settings, home, &drop, ROUND_BOUND).await?;
+        sql::ask_within(&rig.settings.login, home, &drop, ROUND_BOUND).await?;
         // Not for the standbys to wait for, and the switch fills the segment.
         let fill = "SET synchronous_commit = local; \
                     SELECT pg_logical_emit_message(false, 'pgbaton-chaos', 'recycle'); SELECT pg_switch_wal(); CHECKPOINT";
-        sql::ask_within(&rig.settings, home, fill, ROUND_BOUND).await?;
+        sql::ask_within(&rig.settings.login, home, fill, ROUND_BOUND).await?;
         let there = format!("SELECT count(*) FROM pg_ls_waldir() WHERE name = '{needed}'");
-        if sql::ask_one(&rig.settings, home, &there).await? == "0" {
+        if sql::ask_one(&rig.settings.login, home, &there).await? == "0" {
             return Ok(round);
         }
     }

@@ -7,10 +7,11 @@ use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
 use super::kill::{running, server_processes};
-use super::{Inflicted, until};
+use super::until;
 use crate::local::kubelet::Role;
 use crate::local::process;
 use crate::local::rig::Rig;
+use crate::oracles::trial::Inflicted;
 
 /// Longest freeze of a primary: longer than a Lease lasts and a takeover takes.
 const PRIMARY_BOUND: Duration = Duration::from_secs(30);

@@ -8,12 +8,13 @@ use tokio::process::Command;
 use tokio::time::{Instant, timeout};
 
 use super::kill::{running, server_processes};
-use super::{Inflicted, until};
+use super::until;
 use crate::local::kubelet::{Kubelet, Role};
 use crate::local::process;
 use crate::local::rig::Rig;
 use crate::local::settings::NAMESPACE;
-use crate::local::sql;
+use crate::oracles::sql;
+use crate::oracles::trial::Inflicted;
 
 const COMMAND_BOUND: Duration = Duration::from_secs(90);
 const PG_CTL_BOUND: Duration = Duration::from_secs(30);
@@ -99,7 +100,12 @@ async fn promoted_and_ended(rig: &Rig, kubelet: &Kubelet, by_program: bool) -> R
                 .exec(rig.settings.account.as_ref(), &words, PG_CTL_BOUND)
                 .await?;
         } else {
-            sql::ask(&rig.settings, kubelet.member().ip, "SELECT pg_promote(false)").await?;
+            sql::ask(
+                &rig.settings.login,
+                kubelet.member().ip,
+                "SELECT pg_promote(false)",
+            )
+            .await?;
         }
         let deadline = at + ENDED_BOUND;
         while !ended() && Instant::now() < deadline {
@@ -108,7 +114,12 @@ async fn promoted_and_ended(rig: &Rig, kubelet: &Kubelet, by_program: bool) -> R
         if ended() {
             return Ok(at.elapsed());
         }
-        let recovers = sql::ask_one(&rig.settings, kubelet.member().ip, "SELECT pg_is_in_recovery()").await?;
+        let recovers = sql::ask_one(
+            &rig.settings.login,
+            kubelet.member().ip,
+            "SELECT pg_is_in_recovery()",
+        )
+        .await?;
         if recovers != "t" {
             bail!("the server of {name} was promoted by hand and still runs after {ENDED_BOUND:?}");
         }

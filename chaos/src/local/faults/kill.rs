@@ -7,12 +7,13 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
-use super::{Inflicted, until};
+use super::until;
 use crate::local::container::Container;
 use crate::local::kubelet::{Kubelet, Role};
 use crate::local::process;
 use crate::local::rig::Rig;
-use crate::local::sql;
+use crate::oracles::sql;
+use crate::oracles::trial::Inflicted;
 
 /// Between the returns of two members, so that the order is one.
 const BETWEEN: Duration = Duration::from_secs(1);
@@ -164,7 +165,12 @@ async fn release(kubelets: &[&Arc<Kubelet>]) {
 async fn serves(rig: &Rig, kubelet: &Kubelet) -> bool {
     let deadline = Instant::now() + SERVES_BOUND;
     while Instant::now() < deadline {
-        let answer = sql::ask_one(&rig.settings, kubelet.member().ip, "SELECT pg_is_in_recovery()").await;
+        let answer = sql::ask_one(
+            &rig.settings.login,
+            kubelet.member().ip,
+            "SELECT pg_is_in_recovery()",
+        )
+        .await;
         if answer.is_ok_and(|answer| answer == "f") {
             return true;
         }

@@ -15,6 +15,7 @@ use anyhow::Result;
 use tokio::time::{Instant, sleep};
 
 use super::rig::Rig;
+use crate::oracles::trial::Inflicted;
 
 pub use kill::server_processes;
 
@@ -227,41 +228,6 @@ impl FromStr for Fault {
             let names: Vec<&str> = Self::ALL.iter().map(|fault| fault.name()).collect();
             format!("there is no fault '{text}'; there are: {}", names.join(", "))
         })
-    }
-}
-
-/// A fault that was done.
-#[derive(Debug, Clone)]
-pub struct Inflicted {
-    /// When it began.
-    pub at: Instant,
-    /// When it was over and the cluster could heal; the same as `at` for a blow.
-    pub over: Instant,
-    /// Whom it hit; its way back is measured.
-    pub hit: Option<String>,
-    /// What was done, for people.
-    pub did: String,
-}
-
-impl Inflicted {
-    /// A blow: over as soon as it was given.
-    fn blow(at: Instant, hit: &str, did: String) -> Self {
-        Self {
-            at,
-            over: at,
-            hit: Some(hit.to_owned()),
-            did,
-        }
-    }
-
-    /// Something that lasted until now.
-    fn lasting(at: Instant, hit: Option<&str>, did: String) -> Self {
-        Self {
-            at,
-            over: Instant::now(),
-            hit: hit.map(str::to_owned),
-            did,
-        }
     }
 }
 

@@ -4,19 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Result;
 use jiff::Timestamp;
 use pgbaton::core::record::{Durability, Record};
 use tokio::time::{Instant, sleep};
 
-use super::faults::{Fault, Inflicted, server_processes};
-use super::kubelet::{Kubelet, Role};
 use super::observer::Observer;
-use super::oracle::Oracle;
-use super::process;
-use super::report::{Detail, FaultReport};
-use super::rig::Rig;
-use super::whole;
 use super::workload::Workload;
+use super::writers::Oracle;
+use crate::report::{Detail, FaultReport};
 
 /// Until a cluster is whole again after a fault is over: a Lease's duration, a clone, and time to spare on a loaded machine.
 const WHOLE_AGAIN: Duration = Duration::from_secs(90);
@@ -25,28 +21,83 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// Clients must be served again within this time after the cluster is whole.
 const SERVED_BOUND: Duration = Duration::from_secs(10);
 
+/// A fault that was done.
+#[derive(Debug, Clone)]
+pub struct Inflicted {
+    /// When it began.
+    pub at: Instant,
+    /// When it was over and the cluster could heal; the same as `at` for a blow.
+    pub over: Instant,
+    /// Whom it hit; its way back is measured.
+    pub hit: Option<String>,
+    /// What was done, for people.
+    pub did: String,
+}
+
+impl Inflicted {
+    /// A blow: over as soon as it was given.
+    #[must_use]
+    pub fn blow(at: Instant, hit: &str, did: String) -> Self {
+        Self {
+            at,
+            over: at,
+            hit: Some(hit.to_owned()),
+            did,
+        }
+    }
+
+    /// Something that lasted until now.
+    #[must_use]
+    pub fn lasting(at: Instant, hit: Option<&str>, did: String) -> Self {
+        Self {
+            at,
+            over: Instant::now(),
+            hit: hit.map(str::to_owned),
+            did,
+        }
+    }
+}
+
+/// A cluster that faults are tried on.
+pub trait Subject {
+    /// The record as the Lease carries it now; none when there is no Lease, no readable record, or no answer.
+    fn record(&self) -> impl Future<Output = Option<Record>>;
+    /// What tells one run of each member's server from the next one. A server that cannot be asked is left out.
+    fn servers(&self) -> impl Future<Output = BTreeMap<String, String>>;
+    /// Waits until the cluster is whole and the primary has renewed the Lease after `since`; else tells what is missing after `bound`.
+    fn wait_whole_since(
+        &self,
+        since: Timestamp,
+        bound: Duration,
+    ) -> impl Future<Output = Result<(), Vec<String>>>;
+}
+
 /// What faults are judged by.
 #[derive(Debug)]
-pub struct Trial<'a> {
+pub struct Trial<'a, S> {
     /// The cluster.
-    pub rig: &'a Rig,
+    pub subject: &'a S,
     /// Its timeline.
     pub observer: &'a Observer,
     /// Its clients.
     pub workload: Workload,
     /// The independent writers.
-    pub oracle: Oracle,
+    pub oracle: Arc<Oracle>,
     /// Lost by earlier faults.
     pub known_lost: Vec<i64>,
 }
 
-impl Trial<'_> {
+impl<S: Subject> Trial<'_, S> {
     /// Inflicts one fault, waits until the cluster is whole, and judges what it did.
-    pub async fn run(&mut self, fault: Fault) -> FaultReport {
-        let before = whole::record(&self.rig.store);
-        let servers = postmasters(self.rig);
-        let (inflicted, mut trouble) = self.inflict(fault).await;
-        let whole = self.rig.wait_whole_since(Timestamp::now(), WHOLE_AGAIN).await;
+    pub async fn run(
+        &mut self,
+        fault: &str,
+        inflict: impl Future<Output = Result<Inflicted>>,
+    ) -> FaultReport {
+        let before = self.subject.record().await;
+        let servers = self.subject.servers().await;
+        let (inflicted, mut trouble) = self.inflict(inflict).await;
+        let whole = self.subject.wait_whole_since(Timestamp::now(), WHOLE_AGAIN).await;
         if whole.is_ok() {
             self.observer
                 .note("cluster", "whole: one primary, all others stream from it");
@@ -62,7 +113,8 @@ impl Trial<'_> {
         }
         sleep(SETTLE).await;
         let ended = Instant::now();
-        let after = whole::record(&self.rig.store);
+        let after = self.subject.record().await;
+        let servers_after = self.subject.servers().await;
         let lost = match self.newly_lost().await {
             Ok(lost) => lost,
             Err(error) => {
@@ -75,14 +127,14 @@ impl Trial<'_> {
         let came_back = inflicted
             .hit
             .as_ref()
-            .filter(|hit| not_whole.is_empty() && servers.get(*hit) != postmasters(self.rig).get(*hit));
+            .filter(|hit| not_whole.is_empty() && servers.get(*hit) != servers_after.get(*hit));
         let by = |hit| rejoined_by(self.observer, hit, inflicted.at, before.as_ref(), after.as_ref());
         let rejoined_by = came_back.and_then(|hit| by(hit));
         let (why, phases_ms) = newest_term(before.as_ref(), after.as_ref()).unzip();
         let summary = self.workload.summary(inflicted.at, ended);
         FaultReport {
             fault: fault.to_string(),
-            durability: durability(self.rig).to_owned(),
+            durability: durability(before.as_ref().or(after.as_ref())).to_owned(),
             outage_ms: summary.outage_ms,
             acknowledged: summary.acknowledged,
             lost: lost.len() as u64,
@@ -108,9 +160,9 @@ impl Trial<'_> {
     }
 
     /// What was done, or why it could not be.
-    async fn inflict(&self, fault: Fault) -> (Inflicted, Option<String>) {
+    async fn inflict(&self, inflict: impl Future<Output = Result<Inflicted>>) -> (Inflicted, Option<String>) {
         let began = Instant::now();
-        match fault.inflict(self.rig).await {
+        match inflict.await {
             Ok(inflicted) => {
                 self.observer.note("fault", &inflicted.did);
                 (inflicted, None)
@@ -128,7 +180,7 @@ impl Trial<'_> {
     }
 
     /// Acknowledged writes that are not in the table now and were not reported before: in async durability a loss stays.
-    async fn newly_lost(&mut self) -> anyhow::Result<Vec<i64>> {
+    async fn newly_lost(&mut self) -> Result<Vec<i64>> {
         let lost = self.workload.lost().await?;
         let known: BTreeSet<i64> = self.known_lost.iter().copied().collect();
         let new: Vec<i64> = lost.into_iter().filter(|id| !known.contains(id)).collect();
@@ -137,20 +189,10 @@ impl Trial<'_> {
     }
 }
 
-/// Each member's postmaster, with its start time: the same one before and after means that the server never ended.
-fn postmasters(rig: &Rig) -> BTreeMap<String, (i32, Option<u64>)> {
-    let of = |kubelet: &Arc<Kubelet>| {
-        let container = kubelet.container(Role::Server)?;
-        let pid = *server_processes(&container).first()?;
-        Some((kubelet.member().name.clone(), (pid, process::start_time(pid))))
-    };
-    rig.kubelets.iter().filter_map(of).collect()
-}
-
-fn durability(rig: &Rig) -> &'static str {
-    match rig.settings.choice.durability {
-        Durability::Sync => "sync",
-        Durability::Async => "async",
+fn durability(record: Option<&Record>) -> &'static str {
+    match record.map(|record| record.durability) {
+        Some(Durability::Async) => "async",
+        Some(Durability::Sync) | None => "sync",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::report::FaultReport;
+use crate::report::FaultReport;
 
 /// One fault in one durability, over all its runs.
 #[derive(Debug, Clone, PartialEq, Eq)]

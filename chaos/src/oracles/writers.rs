@@ -16,9 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::member::Member;
-use super::settings::Settings;
-use super::sql::{self, Connection, Trouble};
+use super::sql::{self, Connection, Login, Trouble};
 
 const CONNECT_BOUND: Duration = Duration::from_millis(400);
 const WRITE_BOUND: Duration = Duration::from_millis(1000);
@@ -45,47 +43,51 @@ pub struct Acknowledgement {
 /// The running writers.
 #[derive(Debug)]
 pub struct Oracle {
+    login: Login,
     acknowledged: Arc<Mutex<Vec<Acknowledgement>>>,
     stop: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<()>>,
+    writers: Mutex<BTreeMap<(String, Ipv4Addr), JoinHandle<()>>>,
 }
 
 impl Oracle {
-    /// Makes the table and starts a writer for each member.
+    /// Makes the table through the Service's address. Writers are started by `watch`.
     ///
     /// # Errors
-    /// When the table cannot be made through the Service's address.
-    pub async fn start(settings: &Settings, members: &[Member]) -> Result<Self> {
+    /// When the table cannot be made.
+    pub async fn start(login: &Login, service: Ipv4Addr) -> Result<Self> {
         let create =
             format!("CREATE TABLE IF NOT EXISTS {TABLE} (server text, at timestamptz DEFAULT now())");
-        sql::ask(settings, settings.service_ip(), &create)
+        sql::ask(login, service, &create)
             .await
             .context("cannot make the oracle's table through the Service's address")?;
-        let acknowledged = Arc::new(Mutex::new(Vec::new()));
-        let stop = watch::channel(false).0;
-        let tasks = members
-            .iter()
-            .map(|member| {
-                let writer = Writer {
-                    settings: settings.clone(),
-                    server: member.name.clone(),
-                    ip: member.ip,
-                    acknowledged: acknowledged.clone(),
-                };
-                tokio::spawn(writer.run(stop.subscribe()))
-            })
-            .collect();
         Ok(Self {
-            acknowledged,
-            stop,
-            tasks,
+            login: login.clone(),
+            acknowledged: Arc::new(Mutex::new(Vec::new())),
+            stop: watch::channel(false).0,
+            writers: Mutex::new(BTreeMap::new()),
         })
     }
 
+    /// Tries to write at this address from now to the end, as `server`'s. An address that was left for another one is kept: somebody
+    /// may still take writes there.
+    pub fn watch(&self, server: &str, ip: Ipv4Addr) {
+        let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+        writers.entry((server.to_owned(), ip)).or_insert_with(|| {
+            let writer = Writer {
+                login: self.login.clone(),
+                server: server.to_owned(),
+                ip,
+                acknowledged: self.acknowledged.clone(),
+            };
+            tokio::spawn(writer.run(self.stop.subscribe()))
+        });
+    }
+
     /// Ends the writers.
-    pub async fn stop(mut self) {
+    pub async fn stop(&self) {
         self.stop.send_replace(true);
-        for task in self.tasks.drain(..) {
+        let writers = std::mem::take(&mut *self.writers.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in writers.into_values() {
             if tokio::time::timeout(WRITE_BOUND * 3, task).await.is_err() {
                 tracing::warn!("a writer of the oracle did not end in time");
             }
@@ -146,7 +148,7 @@ fn judge(all: &[Acknowledgement], from: Instant, recorded: Option<&BTreeSet<u32>
 }
 
 struct Writer {
-    settings: Settings,
+    login: Login,
     server: String,
     ip: Ipv4Addr,
     acknowledged: Arc<Mutex<Vec<Acknowledgement>>>,
@@ -154,7 +156,7 @@ struct Writer {
 
 impl Writer {
     async fn run(self, stop: watch::Receiver<bool>) {
-        let mut config = sql::config(&self.settings, self.ip, "pgbaton-oracle");
+        let mut config = sql::config(&self.login, self.ip, "pgbaton-oracle");
         // A standby's refusals, some hundred a second, are not for the server's log.
         config.options("-c log_min_messages=fatal");
         let mut connection: Option<Connection> = None;

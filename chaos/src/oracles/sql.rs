@@ -10,10 +10,27 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
-use super::settings::{POSTGRES_PORT, Settings};
-
 /// How long a connection and a question of the rig itself may take.
 const ASK_BOUND: Duration = Duration::from_secs(3);
+
+/// As whom servers are asked, and at which port: the superuser of the Secret.
+#[derive(Clone)]
+pub struct Login {
+    /// POSTGRES_USER
+    pub user: String,
+    /// POSTGRES_PASSWORD
+    pub password: String,
+    /// POSTGRES_DB
+    pub database: String,
+    /// Of every server and of the Service.
+    pub port: u16,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Login({})", self.user)
+    }
+}
 
 /// A connection; its driver ends with it.
 #[derive(Debug)]
@@ -132,14 +149,14 @@ impl std::error::Error for Trouble {}
 
 /// How to reach the server at this address as the superuser of the Secret.
 #[must_use]
-pub fn config(settings: &Settings, ip: Ipv4Addr, application: &str) -> Config {
+pub fn config(login: &Login, ip: Ipv4Addr, application: &str) -> Config {
     let mut config = Config::new();
     config
         .hostaddr(ip.into())
-        .port(POSTGRES_PORT)
-        .user(&settings.secret.user)
-        .password(&settings.secret.password)
-        .dbname(&settings.secret.database)
+        .port(login.port)
+        .user(&login.user)
+        .password(&login.password)
+        .dbname(&login.database)
         .application_name(application)
         .ssl_mode(tokio_postgres::config::SslMode::Disable);
     config
@@ -149,8 +166,8 @@ pub fn config(settings: &Settings, ip: Ipv4Addr, application: &str) -> Config {
 ///
 /// # Errors
 /// When it cannot be reached, does not answer in time, or refuses.
-pub async fn ask(settings: &Settings, ip: Ipv4Addr, text: &str) -> Result<Vec<Vec<Option<String>>>> {
-    ask_within(settings, ip, text, ASK_BOUND).await
+pub async fn ask(login: &Login, ip: Ipv4Addr, text: &str) -> Result<Vec<Vec<Option<String>>>> {
+    ask_within(login, ip, text, ASK_BOUND).await
 }
 
 /// As `ask`, with a bound of the caller's.
@@ -158,14 +175,14 @@ pub async fn ask(settings: &Settings, ip: Ipv4Addr, text: &str) -> Result<Vec<Ve
 /// # Errors
 /// As `ask`.
 pub async fn ask_within(
-    settings: &Settings,
+    login: &Login,
     ip: Ipv4Addr,
     text: &str,
     bound: Duration,
 ) -> Result<Vec<Vec<Option<String>>>> {
-    let connection = Connection::open(&config(settings, ip, "pgbaton-chaos"), ASK_BOUND)
+    let connection = Connection::open(&config(login, ip, "pgbaton-chaos"), ASK_BOUND)
         .await
-        .with_context(|| format!("cannot connect to {ip}:{POSTGRES_PORT}"))?;
+        .with_context(|| format!("cannot connect to {ip}:{}", login.port))?;
     let rows = connection
         .run(text, bound)
         .await
@@ -184,8 +201,8 @@ pub async fn ask_within(
 ///
 /// # Errors
 /// As `ask`, and when the answer is not one value.
-pub async fn ask_one(settings: &Settings, ip: Ipv4Addr, text: &str) -> Result<String> {
-    let rows = ask(settings, ip, text).await?;
+pub async fn ask_one(login: &Login, ip: Ipv4Addr, text: &str) -> Result<String> {
+    let rows = ask(login, ip, text).await?;
     match rows
         .into_iter()
         .next()

@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::settings::Settings;
-use super::sql::{self, Connection, Trouble};
+use super::sql::{self, Connection, Login, Trouble};
+use std::net::Ipv4Addr;
 
 /// Bound for a new connection: the Service's address is local.
 const CONNECT_BOUND: Duration = Duration::from_millis(400);
@@ -68,7 +68,8 @@ pub struct Summary {
 /// The running clients.
 #[derive(Debug)]
 pub struct Workload {
-    settings: Settings,
+    login: Login,
+    service: Ipv4Addr,
     writes: Arc<Mutex<Vec<Write>>>,
     errors: Arc<Mutex<Vec<(Instant, String)>>>,
     stop: watch::Sender<bool>,
@@ -80,11 +81,11 @@ impl Workload {
     ///
     /// # Errors
     /// When the table cannot be made.
-    pub async fn start(settings: &Settings, clients: usize) -> Result<Self> {
+    pub async fn start(login: &Login, service: Ipv4Addr, clients: usize) -> Result<Self> {
         let create = format!(
             "CREATE TABLE IF NOT EXISTS {TABLE} (id bigint PRIMARY KEY, at timestamptz DEFAULT now())"
         );
-        sql::ask(settings, settings.service_ip(), &create)
+        sql::ask(login, service, &create)
             .await
             .context("cannot make the clients' table through the Service's address")?;
         let writes = Arc::new(Mutex::new(Vec::new()));
@@ -93,7 +94,8 @@ impl Workload {
         let mut tasks = Vec::new();
         for number in 0..clients {
             let client = ClientTask {
-                settings: settings.clone(),
+                login: login.clone(),
+                service,
                 number,
                 short_lived: number % SHORT_LIVED == SHORT_LIVED - 1,
                 writes: writes.clone(),
@@ -102,7 +104,8 @@ impl Workload {
             tasks.push(tokio::spawn(client.run(stop.subscribe())));
         }
         Ok(Self {
-            settings: settings.clone(),
+            login: login.clone(),
+            service,
             writes,
             errors,
             stop,
@@ -164,7 +167,7 @@ impl Workload {
         };
         let text = format!("SELECT id FROM {TABLE}");
         let bound = Duration::from_secs(60);
-        let rows = sql::ask_within(&self.settings, self.settings.service_ip(), &text, bound)
+        let rows = sql::ask_within(&self.login, self.service, &text, bound)
             .await
             .context("cannot read the clients' table through the Service's address")?;
         let held: std::collections::HashSet<i64> = rows
@@ -219,7 +222,8 @@ fn summarise(writes: &[Write], from: Instant, to: Instant) -> Summary {
 }
 
 struct ClientTask {
-    settings: Settings,
+    login: Login,
+    service: Ipv4Addr,
     number: usize,
     short_lived: bool,
     writes: Arc<Mutex<Vec<Write>>>,
@@ -229,7 +233,7 @@ struct ClientTask {
 impl ClientTask {
     async fn run(self, stop: watch::Receiver<bool>) {
         let name = format!("client {}", self.number);
-        let config = sql::config(&self.settings, self.settings.service_ip(), &name);
+        let config = sql::config(&self.login, self.service, &name);
         let mut connection: Option<Connection> = None;
         // Ids of one client rise by one; its number is in the upper bits.
         let mut id = i64::try_from(self.number).unwrap_or_default() << 40;

@@ -7,11 +7,14 @@ use clap::{Parser, Subcommand, ValueEnum};
 use pgbaton::core::record::{Availability, Durability};
 use tracing_subscriber::EnvFilter;
 
-use super::demo::{self, Plan};
-use super::faults::Fault;
-use super::report::FaultReport;
-use super::settings::Choice;
-use super::{summary, watchdog};
+use crate::cluster;
+use crate::cluster::cli::ClusterCommand;
+use crate::local::demo::{self, Plan};
+use crate::local::faults::Fault;
+use crate::local::settings::Choice;
+use crate::local::{settings, watchdog};
+use crate::report::FaultReport;
+use crate::report::summary;
 
 /// Breaks a pgbaton cluster on purpose and says what its clients saw. For trying and testing, never for production.
 #[derive(Debug, Parser)]
@@ -27,6 +30,9 @@ enum Command {
     Demo(DemoArguments),
     /// Lists the faults
     Faults,
+    /// Scenarios on a real Kubernetes
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Makes a table of reports: reads the lines of 'demo --json' on stdin, writes rows of Markdown
     Table {
         /// Write the table's head too
@@ -56,7 +62,7 @@ enum AvailabilityChoice {
 #[derive(Debug, Parser)]
 struct DemoArguments {
     /// Number of PostgreSQL servers
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=i64::from(super::settings::MOST_MEMBERS)))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=i64::from(settings::MOST_MEMBERS)))]
     members: u8,
     /// Whether an acknowledged commit must survive any takeover
     #[arg(long, value_enum, default_value = "sync")]
@@ -151,6 +157,7 @@ pub fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
+        Command::Cluster(command) => cluster::cli::main(command),
         Command::Table { head } => table(head),
         Command::Watchdog { directory } => {
             watchdog::watch(&directory);

@@ -1,5 +1,7 @@
 //! The result of one fault, as JSON and for people.
 
+pub mod summary;
+
 use serde::{Deserialize, Serialize};
 
 /// What one fault did. Times in milliseconds.
@@ -87,10 +89,21 @@ mod phases {
     }
 }
 
+/// What is said about a fault that needs the hosts of a cluster that is somebody else's.
+pub const NOT_POSSIBLE: &str = "not possible there";
+
 /// What is said about a fault that was not inflicted, because the cluster had not healed from an earlier one.
 pub const NOT_RUN: &str = "not run";
 
 impl FaultReport {
+    /// Of a fault that cannot be inflicted in this cluster.
+    #[must_use]
+    pub fn not_possible(fault: &str) -> Self {
+        let mut report = Self::not_run(fault, "sync");
+        report.detail.trouble = Some(NOT_POSSIBLE.to_owned());
+        report
+    }
+
     /// Of a fault that was not inflicted.
     #[must_use]
     pub fn not_run(fault: &str, durability: &str) -> Self {
@@ -117,7 +130,7 @@ impl FaultReport {
     /// Whether the fault was inflicted, or tried to be.
     #[must_use]
     pub fn was_run(&self) -> bool {
-        self.detail.trouble.as_deref() != Some(NOT_RUN)
+        !matches!(self.detail.trouble.as_deref(), Some(NOT_RUN | NOT_POSSIBLE))
     }
 
     /// Nothing lost (sync), never two writable, whole again.

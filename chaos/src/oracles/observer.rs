@@ -12,16 +12,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
-use super::member::Member;
-use super::objects::CLUSTER;
-use super::settings::SIDECAR_PORT;
-use super::store::{Kind, Store};
 use super::whole::record_of;
+use crate::names::SIDECAR_PORT;
 
 /// Between two looks at a sidecar's status: often enough for people, cheap for the sidecar.
-const LOOK: Duration = Duration::from_millis(100);
+pub const LOOK: Duration = Duration::from_millis(100);
 const ASK_BOUND: Duration = Duration::from_millis(500);
 /// More than any status; what is longer is cut off and then not JSON.
 const STATUS_LIMIT: u64 = 1 << 20;
@@ -41,14 +38,15 @@ pub struct Entry {
 
 /// All lines so far.
 #[derive(Debug)]
-struct Log {
+pub struct Log {
     entries: Mutex<Vec<Entry>>,
     /// How many there are, for those who wait for the next one.
     length: watch::Sender<usize>,
 }
 
 impl Log {
-    fn add(&self, who: &str, what: String, operation: Option<String>) {
+    /// Adds a line.
+    pub fn add(&self, who: &str, what: String, operation: Option<String>) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.push(Entry {
             at: Instant::now(),
@@ -67,21 +65,22 @@ pub struct Observer {
     tasks: Vec<JoinHandle<()>>,
 }
 
+impl Default for Observer {
+    fn default() -> Self {
+        Self {
+            log: Arc::new(Log {
+                entries: Mutex::new(Vec::new()),
+                length: watch::Sender::new(0),
+            }),
+            tasks: Vec::new(),
+        }
+    }
+}
+
 impl Observer {
-    /// Starts to watch.
-    #[must_use]
-    pub fn start(store: &Store, members: &[Member]) -> Self {
-        let log = Arc::new(Log {
-            entries: Mutex::new(Vec::new()),
-            length: watch::Sender::new(0),
-        });
-        let mut tasks: Vec<JoinHandle<()>> = members
-            .iter()
-            .map(|member| tokio::spawn(watch_member(member.clone(), log.clone())))
-            .collect();
-        tasks.push(tokio::spawn(watch_record(store.clone(), log.clone())));
-        tasks.push(tokio::spawn(watch_service(store.clone(), log.clone())));
-        Self { log, tasks }
+    /// Runs a watcher, which adds lines, until this is dropped.
+    pub fn spawn<W: Future<Output = ()> + Send + 'static>(&mut self, watcher: impl FnOnce(Arc<Log>) -> W) {
+        self.tasks.push(tokio::spawn(watcher(self.log.clone())));
     }
 
     /// Adds a line of somebody else's, such as what was done to the cluster.
@@ -125,20 +124,61 @@ impl Drop for Observer {
     }
 }
 
-async fn watch_member(member: Member, log: Arc<Log>) {
-    let mut last: Option<(String, Option<String>)> = None;
-    loop {
-        let now = match status(member.ip).await {
-            Ok(status) => (summary(&status), operation(&status)),
-            Err(_) => ("its sidecar does not answer".to_owned(), None),
+/// A member's lines: one whenever what its sidecar says is another thing than before.
+#[derive(Debug, Default)]
+pub struct MemberLines {
+    last: Option<(String, Option<String>)>,
+}
+
+impl MemberLines {
+    /// Asks the sidecar at this address and adds a line when there is news. No address: there is no pod.
+    pub async fn look(&mut self, log: &Log, member: &str, ip: Option<Ipv4Addr>) {
+        let now = match ip {
+            None => ("there is no pod".to_owned(), None),
+            Some(ip) => match status(ip).await {
+                Ok(status) => (summary(&status), operation(&status)),
+                Err(_) => ("its sidecar does not answer".to_owned(), None),
+            },
         };
         // That something lasts, some milliseconds more each time, is no news.
         let key = (without_times(&now.0), now.1.clone());
-        if last.as_ref() != Some(&key) {
-            log.add(&member.name, now.0, now.1);
-            last = Some(key);
+        if self.last.as_ref() != Some(&key) {
+            log.add(member, now.0, now.1);
+            self.last = Some(key);
         }
-        sleep(LOOK).await;
+    }
+}
+
+/// The lines of the Lease and its record, and of the Service.
+#[derive(Debug, Default)]
+pub struct ObjectLines {
+    last: BTreeMap<&'static str, String>,
+    selected: Option<String>,
+}
+
+impl ObjectLines {
+    /// Adds a line for each fact of the Lease that is another one than before.
+    pub fn lease(&mut self, log: &Log, lease: Option<&Value>) {
+        for (key, value) in lease_facts(lease) {
+            if self.last.get(key) != Some(&value) {
+                if !value.is_empty() {
+                    log.add("record", format!("{key}: {value}"), None);
+                }
+                self.last.insert(key, value);
+            }
+        }
+    }
+
+    /// Adds a line when the Service leads elsewhere than before.
+    pub fn service(&mut self, log: &Log, service: Option<&Value>) {
+        let selected = service
+            .and_then(|service| service.pointer("/spec/selector/app")?.as_str())
+            .unwrap_or("nobody")
+            .to_owned();
+        if self.selected.as_ref() != Some(&selected) {
+            log.add("service", format!("new connections go to {selected}"), None);
+            self.selected = Some(selected);
+        }
     }
 }
 
@@ -194,25 +234,6 @@ fn progress(status: &Value) -> String {
     }
 }
 
-async fn watch_record(store: Store, log: Arc<Log>) {
-    let mut leases = store.watch_one(Kind::Lease, CLUSTER);
-    let mut last: BTreeMap<&'static str, String> = BTreeMap::new();
-    loop {
-        let lease = leases.borrow_and_update().clone();
-        for (key, value) in lease_facts(lease.as_ref()) {
-            if last.get(key) != Some(&value) {
-                if !value.is_empty() {
-                    log.add("record", format!("{key}: {value}"), None);
-                }
-                last.insert(key, value);
-            }
-        }
-        if leases.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
 fn lease_facts(lease: Option<&Value>) -> Vec<(&'static str, String)> {
     let Some(lease) = lease else {
         return vec![("Lease", "deleted".to_owned())];
@@ -265,26 +286,6 @@ fn step_text(step: &Step) -> String {
         Step::Handover { from, to, why, .. } => format!("{from} hands over to {to}: {why}"),
         Step::Promoting { member } => format!("{member} is being promoted"),
         Step::Restarting { member } => format!("{member} restarts in place"),
-    }
-}
-
-async fn watch_service(store: Store, log: Arc<Log>) {
-    let mut services = store.watch_one(Kind::Service, CLUSTER);
-    let mut last = None;
-    loop {
-        let service = services.borrow_and_update().clone().unwrap_or_default();
-        let selected = service
-            .pointer("/spec/selector/app")
-            .and_then(Value::as_str)
-            .unwrap_or("nobody")
-            .to_owned();
-        if last.as_ref() != Some(&selected) {
-            log.add("service", format!("new connections go to {selected}"), None);
-            last = Some(selected);
-        }
-        if services.changed().await.is_err() {
-            return;
-        }
     }
 }
 

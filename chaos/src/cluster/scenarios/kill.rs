@@ -1,0 +1,78 @@
+//! Processes of pods that end, or stand still.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use tokio::time::{Instant, sleep};
+
+use crate::cluster::pods::{self, Processes};
+use crate::cluster::target::Target;
+use crate::local::process;
+use crate::oracles::trial::Inflicted;
+
+/// Longer than a Lease and a takeover.
+const FROZEN: Duration = Duration::from_secs(20);
+
+async fn of_primary(target: &Target) -> Result<(String, Processes)> {
+    let primary = target.primary().await?;
+    let pod = target.pod(&primary).await?;
+    Ok((primary, pods::of(target, &pod)?))
+}
+
+fn killed(primary: &str, pids: &[i32], what: &str) -> Inflicted {
+    let at = Instant::now();
+    for &pid in pids {
+        // Gone already is fine.
+        let _ = process::signal(pid, Signal::SIGKILL);
+    }
+    Inflicted::blow(at, primary, format!("killed {what} of {primary}"))
+}
+
+pub async fn guard(target: &Target) -> Result<Inflicted> {
+    let (primary, processes) = of_primary(target).await?;
+    Ok(killed(
+        &primary,
+        &[processes.guard],
+        "the main process of the 'postgres' container",
+    ))
+}
+
+pub async fn postmaster(target: &Target) -> Result<Inflicted> {
+    let (primary, processes) = of_primary(target).await?;
+    let postmaster = processes.postmaster.context("no postmaster runs there")?;
+    Ok(killed(&primary, &[postmaster], "the postmaster"))
+}
+
+pub async fn sidecar(target: &Target) -> Result<Inflicted> {
+    let (primary, processes) = of_primary(target).await?;
+    Ok(killed(&primary, &[processes.sidecar], "the sidecar"))
+}
+
+pub async fn pod(target: &Target) -> Result<Inflicted> {
+    let (primary, processes) = of_primary(target).await?;
+    Ok(killed(&primary, &processes.all, "all processes of the pod"))
+}
+
+pub async fn all(target: &Target) -> Result<Inflicted> {
+    let primary = target.primary().await?;
+    let mut pids = Vec::new();
+    for member in &target.members {
+        let pod = target.pod(member).await?;
+        pids.extend(target.hosts()?.processes(&pod.uid));
+    }
+    let mut inflicted = killed(&primary, &pids, "all processes of all pods, first those");
+    inflicted.did = "killed all processes of all pods".to_owned();
+    Ok(inflicted)
+}
+
+pub async fn freeze(target: &Target) -> Result<Inflicted> {
+    let primary = target.primary().await?;
+    let pod = target.pod(&primary).await?;
+    let at = Instant::now();
+    let undo = target.hosts()?.freeze(&pod.uid)?;
+    sleep(FROZEN).await;
+    undo.now()?;
+    let did = format!("froze the pod of {primary} for {FROZEN:?}");
+    Ok(Inflicted::lasting(at, Some(&primary), did))
+}
