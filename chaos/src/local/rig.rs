@@ -23,9 +23,9 @@ use super::settings::{API_PORT, Choice, NAMESPACE, Settings, random_hex};
 use super::store::{Kind, Store};
 use super::watchdog::{self, Watchdog};
 use super::whole;
-use crate::names::{PRIMARY_ADDRESS, STANDBY_MODE};
 use crate::names::CLUSTER;
 use crate::names::POSTGRES_PORT;
+use crate::names::{PRIMARY_ADDRESS, STANDBY_MODE};
 use crate::oracles::trial::Subject;
 
 /// A running rig. End it with `end`; a rig that is dropped or killed is cleaned up by its watchdog.

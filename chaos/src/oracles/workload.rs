@@ -82,8 +82,9 @@ impl Workload {
     /// # Errors
     /// When the table cannot be made.
     pub async fn start(login: &Login, service: Ipv4Addr, clients: usize) -> Result<Self> {
+        // Emptied: the clients of a run before used the same ids.
         let create = format!(
-            "CREATE TABLE IF NOT EXISTS {TABLE} (id bigint PRIMARY KEY, at timestamptz DEFAULT now())"
+            "CREATE TABLE IF NOT EXISTS {TABLE} (id bigint PRIMARY KEY, at timestamptz DEFAULT now()); TRUNCATE {TABLE}"
         );
         sql::ask(login, service, &create)
             .await

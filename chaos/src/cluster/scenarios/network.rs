@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::TAKEOVER;
 use crate::cluster::target::Target;
+use crate::local::process;
 use crate::oracles::trial::Inflicted;
 
 /// Longer than a Lease and a takeover.
@@ -17,10 +18,12 @@ const PEERS_CUT: Duration = Duration::from_secs(20);
 async fn process_of(target: &Target, member: &str) -> Result<i32> {
     let pod = target.pod(member).await?;
     let processes = target.hosts()?.processes(&pod.uid);
+    // The one that lives as long as the pod: the fault is taken back through it.
+    let holds = |pid: &i32| process::command_name(*pid).as_deref() == Some("pause");
     processes
         .into_iter()
-        .next()
-        .with_context(|| format!("no process runs in pod {}", pod.name))
+        .find(holds)
+        .with_context(|| format!("the sandbox of pod {} does not run", pod.name))
 }
 
 pub async fn node(target: &Target) -> Result<Inflicted> {
