@@ -5,8 +5,10 @@ mod checks;
 pub mod failover;
 pub mod guard;
 pub mod history;
+pub mod install;
 pub mod logging;
 mod order;
+pub mod prepare;
 pub mod sidecar;
 pub mod status;
 mod table;
@@ -60,6 +62,10 @@ pub enum Command {
     Guard(Box<guard::GuardArgs>),
     /// Observe, decide and act for one member (container beside PostgreSQL)
     Sidecar(Box<sidecar::Args>),
+    /// Put this program into a directory, for PostgreSQL's container (init container, where there are no native sidecars)
+    Install(install::InstallArgs),
+    /// Check and prepare PostgreSQL's volume before the guard starts (init container of PostgreSQL's image)
+    Prepare(prepare::PrepareArgs),
     /// Show the cluster, and whether it could fail over now
     Status(status::StatusArgs),
     /// Hand the primary role over on purpose, losing nothing
@@ -145,22 +151,21 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Guard(args) => match guard::run(*args) {
-            Ok(code) => code,
-            Err(error) => {
-                eprintln!("pgbaton guard: {error:#}");
-                End::Failed.into()
-            }
-        },
+        Command::Guard(args) => guard::run(*args).unwrap_or_else(|error| failed("pgbaton guard", &error)),
         Command::Sidecar(args) => sidecar::run(*args),
-        person => match for_person(person) {
-            Ok(end) => end.into(),
-            Err(error) => {
-                eprintln!("pgbaton: {error:#}");
-                End::Failed.into()
-            }
-        },
+        Command::Install(args) => ended("pgbaton install", install::run(&args)),
+        Command::Prepare(args) => ended("pgbaton prepare", prepare::run(args)),
+        person => ended("pgbaton", for_person(person)),
     }
+}
+
+fn ended(who: &str, result: anyhow::Result<End>) -> ExitCode {
+    result.map_or_else(|error| failed(who, &error), ExitCode::from)
+}
+
+fn failed(who: &str, error: &anyhow::Error) -> ExitCode {
+    eprintln!("{who}: {error:#}");
+    End::Failed.into()
 }
 
 fn for_person(command: Command) -> anyhow::Result<End> {
@@ -170,8 +175,10 @@ fn for_person(command: Command) -> anyhow::Result<End> {
         .build()?;
     runtime.block_on(async {
         match command {
-            // Both have been taken in `main`.
-            Command::Guard(_) | Command::Sidecar(_) => Ok(End::Usage),
+            // They have been taken in `main`.
+            Command::Guard(_) | Command::Sidecar(_) | Command::Install(_) | Command::Prepare(_) => {
+                Ok(End::Usage)
+            }
             Command::Status(args) => status::run(&args).await,
             Command::History(args) => history::run(&args).await,
             Command::Failover(args) => failover::run(&args).await,
@@ -202,6 +209,8 @@ mod tests {
             "pgbaton adopt --to postgres-1",
             "pgbaton pause",
             "pgbaton history",
+            "pgbaton install /pgbaton-bin",
+            "pgbaton prepare --pgdata /data/pgdata --archive-dir /data/archive --user 70",
         ];
         let bad = [
             "pgbaton",
@@ -211,6 +220,7 @@ mod tests {
             "pgbaton switchover --timeout soon",
             "pgbaton adopt",
             "pgbaton pause --to postgres-1",
+            "pgbaton install",
             "pgbaton status -o xml",
             "pgbaton status -n Prod",
             "pgbaton status -n a.b",

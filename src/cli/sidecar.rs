@@ -9,6 +9,7 @@ use clap::ValueEnum;
 
 use super::End;
 use super::checks::{self, NameKind};
+use super::install;
 use super::logging::{self, LogFormat};
 use crate::core::observe::Settings;
 use crate::core::types::{Address, MemberName};
@@ -37,6 +38,9 @@ pub enum Switch {
 #[derive(Debug, clap::Args)]
 #[command(rename_all = "kebab-case")]
 pub struct Args {
+    /// Directory shared with PostgreSQL's container, to put this program into before all else
+    #[arg(long, env = "PGBATON_INSTALL", value_parser = checks::path_value)]
+    install: Option<PathBuf>,
     /// This member: the name of its StatefulSet
     #[arg(long, env = "PGBATON_MEMBER")]
     member: MemberName,
@@ -138,6 +142,12 @@ pub struct Args {
 /// Runs the sidecar.
 #[must_use]
 pub fn run(args: Args) -> ExitCode {
+    // Set and empty is not set, as for kubectl. Nothing that may fail comes before it: the guard must not wait for good settings.
+    let dir = args.install.as_deref().filter(|dir| !dir.as_os_str().is_empty());
+    if let Some(Err(error)) = dir.map(install::install) {
+        eprintln!("pgbaton sidecar: {error}");
+        return End::Failed.into();
+    }
     if let Err(error) = logging::start(&args.log, args.log_format) {
         eprintln!("pgbaton sidecar: {error}");
         return End::Usage.into();

@@ -5,7 +5,8 @@ use clap::{CommandFactory as _, Parser as _};
 use super::*;
 use crate::cli::{Cli, Command, checks};
 
-const GOOD: [(&str, &str); 32] = [
+const GOOD: [(&str, &str); 33] = [
+    ("install", ""),
     ("member", "postgres-1"),
     ("namespace", "default"),
     ("pod-uid", "0e6c5f0a-7d0b-4a3e-9a2e-1f7f0a3f5a11"),

@@ -32,5 +32,6 @@ pub mod server;
 pub mod settings;
 pub mod socket;
 pub mod timelines;
+pub mod volume;
 pub mod wal;
 pub mod watch;

@@ -11,6 +11,8 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::prctl::{get_pdeathsig, set_pdeathsig};
 use nix::unistd::{Gid, Uid, getuid, setgid, setgroups, setuid};
 
+/// Name of pgbaton's own directory beside PGDATA.
+pub(super) const STATE_DIR: &str = "pgbaton";
 /// How long a new guard waits for an old one on the same volume to end.
 const OTHER_GUARD: Duration = Duration::from_secs(30);
 
@@ -95,10 +97,10 @@ pub fn random_bytes() -> [u8; 8] {
 
 /// A user of the system.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct User {
-    uid: u32,
-    gid: u32,
-    groups: Vec<u32>,
+pub(super) struct User {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) groups: Vec<u32>,
     home: Option<PathBuf>,
 }
 
@@ -151,16 +153,8 @@ pub fn prepare(asked: &Asked) -> anyhow::Result<(Settings, Flock<fs::File>)> {
          --allow-not-init"
     );
     // Until all of it is known to hold, nothing is changed on disk.
-    let pgdata = resolve(&asked.pgdata)?;
-    let parent = pgdata.parent().context("PGDATA must not be /")?.to_owned();
-    ensure!(
-        parent != Path::new("/"),
-        "PGDATA is {}, directly below /: pgbaton keeps its state beside PGDATA on the same volume. Mount the volume at /data and set \
-         PGDATA=/data/pgdata",
-        pgdata.display()
-    );
-    check_not_mounted(&pgdata)?;
-    let state_dir = parent.join("pgbaton");
+    let (pgdata, parent) = data_place(&asked.pgdata)?;
+    let state_dir = parent.join(STATE_DIR);
     let run_dir = real_path(&std::path::absolute(&asked.run_dir)?)?;
     ensure!(
         !run_dir.starts_with(&pgdata) && !run_dir.starts_with(&state_dir),
@@ -191,6 +185,20 @@ pub fn prepare(asked: &Asked) -> anyhow::Result<(Settings, Flock<fs::File>)> {
     Ok((settings, lock))
 }
 
+/// PGDATA's real path and its parent's, where pgbaton can keep its state; neither need exist.
+pub(super) fn data_place(pgdata: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let pgdata = resolve(pgdata)?;
+    let parent = pgdata.parent().context("PGDATA must not be /")?.to_owned();
+    ensure!(
+        parent != Path::new("/"),
+        "PGDATA is {}, directly below /: pgbaton keeps its state beside PGDATA on the same volume. Mount the volume at /data and set \
+         PGDATA=/data/pgdata",
+        pgdata.display()
+    );
+    check_not_mounted(&pgdata)?;
+    Ok((pgdata, parent))
+}
+
 /// PGDATA's real path; it need not exist.
 fn resolve(pgdata: &Path) -> anyhow::Result<PathBuf> {
     ensure!(
@@ -208,7 +216,7 @@ fn resolve(pgdata: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// The path without links, as far as it exists; no part of it is made.
-fn real_path(path: &Path) -> anyhow::Result<PathBuf> {
+pub(super) fn real_path(path: &Path) -> anyhow::Result<PathBuf> {
     if let Ok(real) = fs::canonicalize(path) {
         return Ok(real);
     }
@@ -261,7 +269,7 @@ fn check_same_file_system(settings: &Settings) -> anyhow::Result<()> {
 }
 
 /// Whom to become; none when that was done before the guard was started.
-fn whom(name: &str) -> anyhow::Result<Option<User>> {
+pub(super) fn whom(name: &str) -> anyhow::Result<Option<User>> {
     if !getuid().is_root() {
         return Ok(None);
     }
@@ -277,15 +285,11 @@ fn whom(name: &str) -> anyhow::Result<Option<User>> {
 
 fn become_user(user: &User, settings: &Settings, parent: &Path) -> anyhow::Result<()> {
     make_dir(&settings.pgdata, 0o700)?;
-    let give = |path: &Path| {
-        chown(path, Some(user.uid), Some(user.gid))
-            .with_context(|| format!("cannot chown {}", path.display()))
-    };
     // Renaming PGDATA needs the right to write where it lies.
     if fs::metadata(parent)?.uid() == 0 {
-        give(parent)?;
+        give(parent, user)?;
     }
-    give(&settings.run_dir)?;
+    give(&settings.run_dir, user)?;
     give_tree(&settings.state_dir, user)?;
     give_tree(&settings.pgdata, user)?;
     // The kernel forgets this with a change of user; whoever started the guard so that it ends with him relies on it.
@@ -298,8 +302,13 @@ fn become_user(user: &User, settings: &Settings, parent: &Path) -> anyhow::Resul
     Ok(())
 }
 
+/// Gives this to the user.
+pub(super) fn give(path: &Path, user: &User) -> anyhow::Result<()> {
+    chown(path, Some(user.uid), Some(user.gid)).with_context(|| format!("cannot chown {}", path.display()))
+}
+
 /// Gives what is not the user's to the user, as the image's entrypoint does.
-fn give_tree(path: &Path, user: &User) -> anyhow::Result<()> {
+pub(super) fn give_tree(path: &Path, user: &User) -> anyhow::Result<()> {
     let meta = fs::symlink_metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
     if meta.uid() != user.uid {
         std::os::unix::fs::lchown(path, Some(user.uid), Some(user.gid))
@@ -313,7 +322,7 @@ fn give_tree(path: &Path, user: &User) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn make_dir(path: &Path, mode: u32) -> anyhow::Result<()> {
+pub(super) fn make_dir(path: &Path, mode: u32) -> anyhow::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(mode)
