@@ -13,6 +13,7 @@ use super::kube::{Kind, text};
 use super::target::Target;
 use super::watchers::LeaseHistory;
 use crate::oracles::observer::Observer;
+use crate::oracles::workload::{Span, Workload};
 use crate::report::FaultReport;
 
 /// Lines of each container's log that are kept.
@@ -26,6 +27,7 @@ pub async fn write(
     directory: &Path,
     target: &Target,
     observer: &Observer,
+    workload: &Workload,
     leases: &LeaseHistory,
     from: Instant,
     report: &FaultReport,
@@ -38,6 +40,14 @@ pub async fn write(
     put("report.json", &report.json())?;
     put("report.txt", &report.text())?;
     put("timeline.txt", &timeline(observer, from))?;
+    let spans = workload.error_spans(from);
+    let line = |s: &Span| {
+        format!(
+            "{:>8} to {:>8} ms, {:>6} times: {}\n",
+            s.first_ms, s.last_ms, s.count, s.text
+        )
+    };
+    put("client-errors.txt", &spans.iter().map(line).collect::<String>())?;
     let leases: Vec<String> = {
         let leases = leases.lock().unwrap_or_else(PoisonError::into_inner);
         leases.iter().map(Value::to_string).collect()

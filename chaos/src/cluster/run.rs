@@ -82,9 +82,17 @@ pub async fn run(plan: Plan, mut report: impl FnMut(&FaultReport)) -> Result<boo
         if let Some(directory) = directory {
             let name = format!("pgbaton-{scenario}-{number}-{}", std::process::id());
             let directory = directory.join(name);
-            artefacts::write(&directory, &target, &observer, &leases, began, &result)
-                .await
-                .context("the artefacts could not be written")?;
+            artefacts::write(
+                &directory,
+                &target,
+                &observer,
+                &trial.workload,
+                &leases,
+                began,
+                &result,
+            )
+            .await
+            .context("the artefacts could not be written")?;
             eprintln!("artefacts: {}", directory.display());
         }
         if !result.detail.not_whole.is_empty() {

@@ -178,6 +178,29 @@ impl Workload {
         Ok(acknowledged.into_iter().filter(|id| !held.contains(id)).collect())
     }
 
+    /// What went wrong since `from` and when, in order of the first time.
+    #[must_use]
+    pub fn error_spans(&self, from: Instant) -> Vec<Span> {
+        let errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spans: Vec<Span> = Vec::new();
+        for (at, text) in errors.iter().filter(|(at, _)| *at >= from) {
+            let ms = at.duration_since(from).as_millis();
+            match spans.iter_mut().find(|span| span.text == *text) {
+                Some(span) => {
+                    span.count += 1;
+                    span.last_ms = span.last_ms.max(ms);
+                }
+                None => spans.push(Span {
+                    text: text.clone(),
+                    count: 1,
+                    first_ms: ms,
+                    last_ms: ms,
+                }),
+            }
+        }
+        spans
+    }
+
     /// What went wrong in the window, each text once with its number of times.
     #[must_use]
     pub fn errors(&self, from: Instant, to: Instant) -> std::collections::BTreeMap<String, usize> {
@@ -188,6 +211,19 @@ impl Workload {
         }
         counted
     }
+}
+
+/// When clients were told something: the first time and the last one, since the window's start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// What.
+    pub text: String,
+    /// How often.
+    pub count: usize,
+    /// First time, in ms.
+    pub first_ms: u128,
+    /// Last time, in ms.
+    pub last_ms: u128,
 }
 
 /// The gaps at both ends of the window count from the last acknowledgement before it and to its end.
