@@ -15,9 +15,8 @@ use crate::core::record::Record;
 use crate::core::report::{REPORT_ANNOTATION, Report};
 use crate::core::types::Term;
 use crate::kubernetes::client::{self, with_causes};
+use crate::lease::record_text;
 
-/// Annotation of the Lease that holds the record.
-const RECORD_ANNOTATION: &str = "pgbaton.dev/cluster-state";
 /// How long one call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a write is tried anew: the leader's renewals change the Lease every second.
@@ -198,8 +197,14 @@ impl Cluster {
         let now = jiff::Timestamp::now();
         let renewed_ago = spec
             .renew_time
+            .as_ref()
             .map(|at| Duration::try_from(now.duration_since(at.0)).unwrap_or_default());
-        let record = match annotation(RECORD_ANNOTATION) {
+        let text = lease
+            .metadata
+            .annotations
+            .as_ref()
+            .and_then(|annotations| record_text(&spec, annotations));
+        let record = match text {
             None => Err(damaged(self, "the Lease has no record")),
             Some(text) => Record::parse(text).map_err(|e| damaged(self, &e.to_string())),
         };

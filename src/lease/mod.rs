@@ -30,6 +30,8 @@ pub use client::{ApiServer, ClientError, connect, install_crypto};
 pub use clock::{LiveClock, boottime};
 pub use holder::{BadHolder, HolderId};
 pub use layer::{ClaimEvidence, SwapKind};
-pub use seen::{ANNOTATION_PREFIX, LeaseSeen, RECORD_ANNOTATION, RecordState};
+pub use seen::{
+    ANNOTATION_PREFIX, INITIAL_ANNOTATION, LeaseSeen, RECORD_ANNOTATION, RecordState, record_text,
+};
 pub use store::{Contact, LeaseState, LeaseView, Trouble};
 pub use watcher::{LeaseWatcher, WatchTimes};

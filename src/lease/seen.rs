@@ -13,15 +13,29 @@ use crate::core::types::{Millis, Term};
 
 /// The annotation that holds the record.
 pub const RECORD_ANNOTATION: &str = "pgbaton.dev/cluster-state";
+/// The annotation of a shipped Lease that is the record until the first swap writes the record's own. `kubectl apply` and GitOps put back
+/// what stands in a manifest, so the record itself must stand in none.
+pub const INITIAL_ANNOTATION: &str = "pgbaton.dev/initial-state";
 /// What the names of all annotations of pgbaton begin with.
 pub const ANNOTATION_PREFIX: &str = "pgbaton.dev/";
+
+/// The record as written: its own annotation, or the initial one of a Lease that nobody ever held. Once held, a Lease without its own is
+/// damaged: every swap writes it.
+#[must_use]
+pub fn record_text<'a>(spec: &LeaseSpec, annotations: &'a BTreeMap<String, String>) -> Option<&'a String> {
+    let is_new = spec.lease_transitions.unwrap_or(0) == 0
+        && spec.holder_identity.as_deref().unwrap_or_default().is_empty();
+    annotations
+        .get(RECORD_ANNOTATION)
+        .or_else(|| annotations.get(INITIAL_ANNOTATION).filter(|_| is_new))
+}
 
 /// What the record's annotation holds. Anything but `Good` is a damaged Lease (DESIGN.md section 3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordState {
     /// A record.
     Good(Box<Record>),
-    /// There is no such annotation.
+    /// There is no such annotation, and no initial one.
     Missing,
     /// There is one, and it is no record.
     Unreadable(BadRecord),
@@ -55,7 +69,7 @@ pub struct LeaseSeen {
     pub renewed_at: Option<Timestamp>,
     /// The record.
     pub record: RecordState,
-    /// The record's annotation as written.
+    /// The record's annotation as written, or the initial one's.
     pub record_text: Option<String>,
     /// All other annotations whose name begins with [`ANNOTATION_PREFIX`]: orders by people and answers to them.
     pub annotations: BTreeMap<String, String>,
@@ -72,7 +86,9 @@ impl LeaseSeen {
     pub fn new(lease: Lease, spec_changed_at: Millis, seen_at: Millis) -> Self {
         let spec = lease.spec.unwrap_or_default();
         let mut annotations = lease.metadata.annotations.unwrap_or_default();
-        let record_text = annotations.remove(RECORD_ANNOTATION);
+        let record_text = record_text(&spec, &annotations).cloned();
+        annotations.remove(RECORD_ANNOTATION);
+        annotations.remove(INITIAL_ANNOTATION);
         annotations.retain(|name, _| name.starts_with(ANNOTATION_PREFIX));
         let record = match record_text.as_deref().map(Record::parse) {
             None => RecordState::Missing,

@@ -12,7 +12,7 @@ use pgbaton::lease::{
 use serde_json::{Value, json};
 
 use super::fake::Fake;
-use super::member::{Member, TTL, done, fresh_record, held, held_spec, id, lease, refused};
+use super::member::{Member, TTL, done, fresh_record, held, held_spec, id, lease, refused, shipped};
 
 const AGO: Duration = Duration::from_secs(1);
 const ALL_CLAIMS: [ClaimEvidence; 4] = [
@@ -134,6 +134,38 @@ async fn nonsense() {
     let fake = Fake::with(object);
     let seen = Member::new(&fake, 1).newest(&fake).await;
     assert_eq!(seen.record, RecordState::Unreadable(BadRecord::Version(99)));
+}
+
+/// A manifest carries the initial annotation: applied again it must put no record back.
+#[tokio::test]
+async fn the_initial_annotation_counts_on_a_lease_that_nobody_ever_held() {
+    let mut shipped = shipped();
+    let fake = Fake::with(shipped.clone());
+    let seen = Member::new(&fake, 1).newest(&fake).await;
+    assert_eq!(seen.record, RecordState::Good(Box::new(fresh_record())));
+    assert!(
+        seen.annotations.is_empty(),
+        "it is no order: {:?}",
+        seen.annotations
+    );
+
+    let mut recorded = shipped.clone();
+    let mut paused = fresh_record();
+    paused.paused = true;
+    recorded["metadata"]["annotations"][RECORD_ANNOTATION] = json!(paused.render());
+    let fake = Fake::with(recorded);
+    let seen = Member::new(&fake, 1).newest(&fake).await;
+    assert_eq!(seen.record.good(), Some(&paused));
+
+    for spec in [
+        json!({ "leaseTransitions": 1 }),
+        json!({ "holderIdentity": "postgres-1_a" }),
+    ] {
+        shipped["spec"] = spec;
+        let fake = Fake::with(shipped.clone());
+        let seen = Member::new(&fake, 1).newest(&fake).await;
+        assert_eq!(seen.record, RecordState::Missing);
+    }
 }
 
 #[tokio::test]

@@ -10,8 +10,8 @@ use k8s_openapi::api::coordination::v1::Lease;
 use pgbaton::core::record::{Availability, Durability, Record};
 use pgbaton::core::types::{Millis, Term};
 use pgbaton::lease::{
-    Baton, HolderId, LeaseSeen, LeaseSettings, LeaseView, LiveClock, RECORD_ANNOTATION, Swap, SwapKind,
-    SwapOutcome, WatchTimes, open,
+    Baton, HolderId, INITIAL_ANNOTATION, LeaseSeen, LeaseSettings, LeaseView, LiveClock, RECORD_ANNOTATION,
+    Swap, SwapKind, SwapOutcome, WatchTimes, open,
 };
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -22,9 +22,12 @@ pub const TTL: Duration = Duration::from_secs(10);
 /// Generous bound on anything that must happen; nothing is judged by how long it takes.
 pub const SOON: Duration = Duration::from_secs(20);
 
-/// A Lease as deploy/ ships it: a record that says "never initialised", no spec.
+/// A Lease as deploy/ ships it: the initial annotation says "never initialised", no spec.
 pub fn shipped() -> Value {
-    lease(&json!({}), &fresh_record())
+    let mut lease = lease(&json!({}), &fresh_record());
+    lease["metadata"]["annotations"] =
+        json!({INITIAL_ANNOTATION: fresh_record().render(), "example.com/other": "kept"});
+    lease
 }
 
 pub fn lease(spec: &Value, record: &Record) -> Value {
