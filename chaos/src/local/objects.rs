@@ -1,6 +1,7 @@
 //! The objects that a manifest would ship: one Lease, the Services, a StatefulSet for each member.
 
 use pgbaton::core::record::Record;
+use pgbaton::lease::INITIAL_ANNOTATION;
 use serde_json::{Value, json};
 
 use super::api::Rule;
@@ -11,7 +12,7 @@ use crate::names::{
     SIDECAR_PORT, STANDBY_MODE,
 };
 
-/// The Lease: empty spec, and a record that says "never initialised".
+/// The Lease as deploy/ ships it: empty spec, and an initial record that says "never initialised".
 #[must_use]
 pub fn lease(settings: &Settings) -> Value {
     let record = Record::never_initialised(settings.choice.durability, settings.choice.availability);
@@ -21,7 +22,7 @@ pub fn lease(settings: &Settings) -> Value {
         "metadata": {
             "name": CLUSTER,
             "namespace": NAMESPACE,
-            "annotations": { RECORD_ANNOTATION: record.render() },
+            "annotations": { INITIAL_ANNOTATION: record.render() },
         },
         "spec": {},
     })
@@ -244,7 +245,7 @@ pub fn member_rights(members: &[Member]) -> Vec<Rule> {
         rule(&["get", "watch", "patch"], "", "services").names(&[CLUSTER]),
         rule(&["get", "patch"], "apps", "statefulsets").names(&names),
         rule(&["get", "patch"], "", "pods").names(&pods),
-        rule(&["create", "patch"], "events.k8s.io", "events"),
+        rule(&["create"], "events.k8s.io", "events"),
     ]
 }
 
