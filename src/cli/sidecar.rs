@@ -43,6 +43,9 @@ pub struct Args {
     /// Namespace of all objects
     #[arg(long, env = "POD_NAMESPACE")]
     namespace: String,
+    /// Name of the pod (downward API: metadata.name); where it is given, a pod that is not the member's first one is refused
+    #[arg(long, env = "POD_NAME")]
+    pod_name: Option<String>,
     /// UID of the pod (downward API: metadata.uid)
     #[arg(long, env = "POD_UID")]
     pod_uid: String,
@@ -238,10 +241,25 @@ impl Args {
             &self.service,
             NameKind::ServiceLabel,
         )?;
+        self.check_pod_name()?;
         checks::run_dir("--run-dir (PGBATON_RUN_DIR)", &self.run_dir)?;
         HolderId::new(self.member.clone(), &self.pod_uid)
             .map(|_| ())
             .map_err(|e| format!("--pod-uid (POD_UID): {e}; set it from the downward API's metadata.uid"))
+    }
+
+    /// Two pods that say they are the same member would take turns at being it.
+    fn check_pod_name(&self) -> Result<(), String> {
+        let expected = format!("{}-0", self.member);
+        match &self.pod_name {
+            Some(name) if *name != expected => Err(format!(
+                "--pod-name (POD_NAME) is '{name}': member {0} is pod {expected} and no other. If the StatefulSet has several \
+                 replicas, scale it to 1 (kubectl scale statefulset {0} --replicas=1) and add members as StatefulSets of their own; \
+                 else set --member (PGBATON_MEMBER) to this pod's StatefulSet",
+                self.member
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn check_addresses(&self) -> Result<(), String> {

@@ -5,7 +5,7 @@ use clap::{CommandFactory as _, Parser as _};
 use super::*;
 use crate::cli::{Cli, Command, checks};
 
-const GOOD: [(&str, &str); 32] = [
+const GOOD: [(&str, &str); 33] = [
     ("member", "postgres-1"),
     ("namespace", "default"),
     ("pod-uid", "0e6c5f0a-7d0b-4a3e-9a2e-1f7f0a3f5a11"),
@@ -38,6 +38,7 @@ const GOOD: [(&str, &str); 32] = [
     ("log-format", "human"),
     ("maximum-read-lag", "16777216"),
     ("replication-password-previous", "the old one"),
+    ("pod-name", "postgres-1-0"),
 ];
 
 /// The settings of a command line in which these flags have other values (none: are left out).
@@ -78,6 +79,7 @@ fn good_settings_are_taken() {
             ("silence-timeout", Some("6s")),
         ],
         &[("postgres-host", Some("localhost"))],
+        &[("pod-name", None)],
         &[("sync-standbys", Some("15"))],
     ] {
         assert!(read(good).is_ok(), "{good:?}: {:?}", read(good).err());
@@ -97,6 +99,9 @@ pod-uid | (none) | POD_UID | metadata.uid
 pod-uid |  | POD_UID | metadata.uid
 pod-uid | a_b | POD_UID | metadata.uid
 pod-uid | a b | POD_UID | metadata.uid
+pod-name | postgres-1-1 | POD_NAME | --replicas=1
+pod-name | postgres-2-0 | POD_NAME | PGBATON_MEMBER
+pod-name |  | POD_NAME | pod postgres-1-0
 pod-ip | (none) | POD_IP | status.podIP
 pod-ip |  | POD_IP | status.podIP
 pod-ip | postgres-1 | POD_IP | status.podIP
