@@ -245,6 +245,7 @@ mod tests {
             server: None,
             terminating: false,
             stepped_down_in_ms: None,
+            wall_ms: None,
         };
         let answer = Answer {
             version: PEERS_VERSION,

@@ -7,11 +7,12 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::convert;
+use super::guard_link::REFUSES;
 use super::hands::Hands;
 use super::memory::Memory;
 use super::settings::SidecarSettings;
 use super::unguarded::{Suspects, suspects};
-use super::words::{log_decision, log_outcome};
+use super::words::{log_decision, log_outcome, stripped};
 use crate::core::decide::{Decision, decide};
 use crate::core::observe::{GuardView, Lanes, LeaseView, Observation, Outcome, PeerReport};
 use crate::core::phase::Phase;
@@ -83,6 +84,8 @@ pub struct Sight {
     pub probe: Option<Evidence<Probe>>,
     /// The last good answers of peers.
     pub peers: BTreeMap<MemberName, Evidence<PeerReport>>,
+    /// Members whose wall clock is apart from this one's.
+    pub clocks: super::clocks::Clocks,
     /// What came instead of the last answer.
     pub peer_trouble: BTreeMap<MemberName, String>,
     /// Where members can be asked that the record does not know yet.
@@ -163,6 +166,7 @@ impl Sight {
             guard_trouble: String::new(),
             probe: None,
             peers: BTreeMap::new(),
+            clocks: super::clocks::Clocks::default(),
             peer_trouble: BTreeMap::new(),
             introduced: BTreeMap::new(),
             warnings: BTreeMap::new(),
@@ -181,6 +185,22 @@ impl Sight {
     pub fn note_outcome(&mut self, outcome: Outcome) {
         log_outcome(&outcome);
         self.outcomes.push(outcome);
+    }
+
+    /// A source has this to say; empty: all is well with it. Logged when it is news: the same with other numbers is none.
+    pub(super) fn note_warning(&mut self, source: &'static str, text: String) {
+        if text.is_empty() {
+            self.warnings.remove(source);
+            return;
+        }
+        let is_news = self
+            .warnings
+            .get(source)
+            .is_none_or(|old| stripped(old) != stripped(&text));
+        if is_news {
+            tracing::warn!(source, "{text}");
+        }
+        self.warnings.insert(source, text);
     }
 
     /// An order to the guard is under way.
@@ -297,7 +317,7 @@ impl Brain {
         Observation {
             now,
             now_boot: boottime(),
-            unix_ms: u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0),
+            unix_ms: super::clocks::wall_ms(),
             lease: convert::lease_view(&view.state, now, configured),
             guard: sight.guard.clone(),
             server: sight.probe.as_ref().map(|p| Evidence {
@@ -338,6 +358,9 @@ impl Brain {
                 }
             }
             Input::GuardLost { reason } => {
+                if reason.starts_with(REFUSES) && sight.guard_trouble != reason {
+                    tracing::warn!("{reason}");
+                }
                 sight.guard_trouble = reason;
                 let before = std::mem::replace(&mut sight.guard, GuardView::Unknown);
                 sight.guard = match before {
@@ -365,13 +388,7 @@ impl Brain {
             Input::Answered(id) => {
                 sight.answered.insert(id);
             }
-            Input::Warning(source, text) => {
-                if text.is_empty() {
-                    sight.warnings.remove(source);
-                } else {
-                    sight.warnings.insert(source, text);
-                }
-            }
+            Input::Warning(source, text) => sight.note_warning(source, text),
             Input::Unguarded(found) => sight.unguarded = found,
             Input::Terminate => sight.terminating = true,
         }
@@ -401,6 +418,7 @@ impl Brain {
                 .map(|s| s.value.clone()),
             terminating: sight.terminating,
             stepped_down_in_ms: self.shown.tally.stepped_down_in_ms(),
+            wall_ms: None,
         };
         self.steering.report.send_replace(Arc::new(report));
     }

@@ -144,6 +144,7 @@ pub(crate) fn standby(number: u8) -> PeerReport {
         }),
         terminating: false,
         stepped_down_in_ms: None,
+        wall_ms: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod brain;
 mod chores;
+mod clocks;
 mod convert;
 mod drift;
 mod effects;
@@ -269,6 +270,7 @@ fn first_report(settings: &SidecarSettings) -> PeerReport {
         server: None,
         terminating: false,
         stepped_down_in_ms: None,
+        wall_ms: None,
     }
 }
 
@@ -304,7 +306,10 @@ fn peer_handler(
             let answer = Answer {
                 version: PEERS_VERSION,
                 cluster,
-                report: (*report).clone(),
+                report: PeerReport {
+                    wall_ms: Some(clocks::wall_ms()),
+                    ..(*report).clone()
+                },
             };
             let Ok(body) = serde_json::to_vec(&answer) else {
                 return (StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new());
