@@ -24,6 +24,9 @@ const RENEW_LEAST: Duration = Duration::from_millis(100);
 /// Least and most of the other timeouts.
 const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(600));
 
+/// Least and most of the time for a round of questions about rights.
+const PREFLIGHT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3_600));
+
 /// `STANDBY_MODE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Switch {
@@ -130,6 +133,9 @@ pub struct Args {
     /// The password before, while it is rotated: members with either one hear each other
     #[arg(long, env = "REPLICATION_PASSWORD_PREVIOUS", hide_env_values = true)]
     replication_password_previous: Option<String>,
+    /// In this time every right is asked about once more; for tests
+    #[arg(long, env = "PGBATON_PREFLIGHT_INTERVAL", default_value = "8min", hide = true, value_parser = humantime::parse_duration)]
+    preflight_interval: Duration,
     /// What to log (as RUST_LOG)
     #[arg(long, env = "PGBATON_LOG", default_value = "info")]
     log: String,
@@ -230,6 +236,7 @@ impl Args {
             availability: self.availability,
             silence_timeout: self.silence_timeout,
             maximum_read_lag: self.maximum_read_lag,
+            preflight_interval: self.preflight_interval,
         })
     }
 
@@ -378,6 +385,11 @@ impl Args {
                 ));
             }
         }
+        checks::duration(
+            "--preflight-interval (PGBATON_PREFLIGHT_INTERVAL)",
+            self.preflight_interval,
+            PREFLIGHT,
+        )?;
         if self.silence_timeout <= self.renew_interval {
             return Err(format!(
                 "--silence-timeout (PGBATON_SILENCE_TIMEOUT) is {}: a leader that renews every {} ({renew}) would seem \

@@ -5,7 +5,7 @@ use clap::{CommandFactory as _, Parser as _};
 use super::*;
 use crate::cli::{Cli, Command, checks};
 
-const GOOD: [(&str, &str); 33] = [
+const GOOD: [(&str, &str); 34] = [
     ("member", "postgres-1"),
     ("namespace", "default"),
     ("pod-uid", "0e6c5f0a-7d0b-4a3e-9a2e-1f7f0a3f5a11"),
@@ -38,6 +38,7 @@ const GOOD: [(&str, &str); 33] = [
     ("log-format", "human"),
     ("maximum-read-lag", "16777216"),
     ("replication-password-previous", "the old one"),
+    ("preflight-interval", "8min"),
     ("pod-name", "postgres-1-0"),
 ];
 
@@ -145,6 +146,7 @@ standby-timeout | 11s | PGBATON_STANDBY_TIMEOUT | at most 10s
 silence-timeout | 0s | PGBATON_SILENCE_TIMEOUT | 500ms to 600s
 silence-timeout | 11s | PGBATON_SILENCE_TIMEOUT | at most 10s
 silence-timeout | 1s | PGBATON_SILENCE_TIMEOUT | as in 1500ms
+preflight-interval | 0s | PGBATON_PREFLIGHT_INTERVAL | 1s to 3600s
 durability | fsync | PGBATON_DURABILITY | sync, async
 durability |  | PGBATON_DURABILITY | sync, async
 availability | maximum | PGBATON_AVAILABILITY | available, strict

@@ -227,6 +227,9 @@ pub struct PeerReport {
     /// Its wall clock when it answered, milliseconds since 1970. For people: nothing is decided by wall clocks.
     #[serde(default)]
     pub wall_ms: Option<u64>,
+    /// How many rights on the API server its account lacks. For people.
+    #[serde(default)]
+    pub missing_rights: usize,
 }
 
 impl PeerReport {

@@ -246,6 +246,7 @@ mod tests {
             terminating: false,
             stepped_down_in_ms: None,
             wall_ms: None,
+            missing_rights: 0,
         };
         let answer = Answer {
             version: PEERS_VERSION,

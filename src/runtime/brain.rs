@@ -10,6 +10,7 @@ use super::convert;
 use super::guard_link::REFUSES;
 use super::hands::Hands;
 use super::memory::Memory;
+use super::preflight::{Rights, recorded};
 use super::settings::SidecarSettings;
 use super::unguarded::{Suspects, suspects};
 use super::words::{log_decision, log_outcome, stripped};
@@ -58,6 +59,8 @@ pub enum Input {
     Warning(&'static str, String),
     /// Read-write servers of this cluster that no guard holds, in words.
     Unguarded(Vec<String>),
+    /// What is known of this account's rights.
+    Rights(Box<Rights>),
     /// The process should end.
     Terminate,
 }
@@ -94,6 +97,8 @@ pub struct Sight {
     pub warnings: BTreeMap<&'static str, String>,
     /// Read-write servers of this cluster without a guard, in words.
     pub unguarded: Vec<String>,
+    /// This account's rights.
+    pub rights: Rights,
     pub(super) told_term: Option<Term>,
     lanes: Lanes,
     outcomes: Vec<Outcome>,
@@ -119,6 +124,8 @@ pub struct Steering {
     pub suspects: watch::Sender<Suspects>,
     /// The Lease is damaged: the Service's term is wanted.
     pub damaged: watch::Sender<bool>,
+    /// Members in the record.
+    pub recorded: watch::Sender<BTreeSet<MemberName>>,
 }
 
 /// Whom to ask, and how often.
@@ -171,6 +178,7 @@ impl Sight {
             introduced: BTreeMap::new(),
             warnings: BTreeMap::new(),
             unguarded: Vec::new(),
+            rights: Rights::default(),
             told_term: None,
             lanes: Lanes::default(),
             outcomes: Vec::new(),
@@ -390,6 +398,7 @@ impl Brain {
             }
             Input::Warning(source, text) => sight.note_warning(source, text),
             Input::Unguarded(found) => sight.unguarded = found,
+            Input::Rights(rights) => sight.note_rights(*rights),
             Input::Terminate => sight.terminating = true,
         }
     }
@@ -405,6 +414,9 @@ impl Brain {
         set(&self.steering.ask, plan);
         set(&self.steering.suspects, suspects(&self.settings, seen, sight));
         set(&self.steering.damaged, decision.phase == Phase::Damaged);
+        if let Some(record) = record_of(&seen.lease) {
+            set(&self.steering.recorded, recorded(record));
+        }
         let fresh = |e: &Evidence<Status>| seen.now.since(e.asked_at) <= STATUS_FRESH;
         let report = PeerReport {
             member: self.settings.core.me.clone(),
@@ -419,6 +431,7 @@ impl Brain {
             terminating: sight.terminating,
             stepped_down_in_ms: self.shown.tally.stepped_down_in_ms(),
             wall_ms: None,
+            missing_rights: sight.rights.missing.len(),
         };
         self.steering.report.send_replace(Arc::new(report));
     }

@@ -130,6 +130,10 @@ fn conditions(holder: &str, decision: &Decision, seen: &Observation, sight: &Sig
     if sight.status().is_none() && sight.guard_trouble.starts_with(REFUSES) {
         add("GuardRefused", "Start", sight.guard_trouble.clone());
     }
+    if !sight.rights.missing.is_empty() {
+        let texts = crate::core::preflight::warnings(&sight.rights.missing);
+        add("MissingRights", "Ask", texts.join("; "));
+    }
     if !sight.unguarded.is_empty() {
         add("UnguardedServer", "Look", sight.unguarded.join("; "));
     }
@@ -208,6 +212,14 @@ mod tests {
         assert_eq!(told(&view, &leading, &sight), ["UnguardedServer"]);
         sight.guard_trouble = format!("{REFUSES}PGDATA is a mount point");
         assert_eq!(told(&view, &leading, &sight), ["GuardRefused"]);
+        sight.rights.missing = [crate::core::preflight::Right {
+            group: "",
+            resource: "pods",
+            name: Some("postgres-1-0".into()),
+            verb: "patch",
+        }]
+        .into();
+        assert_eq!(told(&view, &leading, &sight), ["MissingRights"]);
         assert!(told(&view, &leading, &sight).is_empty());
         let failed = decision(Phase::Leading, Why::RejoinFailed { error: "no".into() });
         assert_eq!(told(&view, &failed, &sight), ["RejoinFailed"]);

@@ -100,6 +100,7 @@ impl World {
                 terminating: there.terminating,
                 stepped_down_in_ms: None,
                 wall_ms: None,
+                missing_rights: 0,
             };
             let answer = Box::new(Evidence {
                 value: report,
