@@ -134,7 +134,7 @@ pub struct Args {
     #[arg(long, env = "REPLICATION_PASSWORD_PREVIOUS", hide_env_values = true)]
     replication_password_previous: Option<String>,
     /// In this time every right is asked about once more; for tests
-    #[arg(long, env = "PGBATON_PREFLIGHT_INTERVAL", default_value = "8min", hide = true, value_parser = humantime::parse_duration)]
+    #[arg(long, env = "PGBATON_PREFLIGHT_INTERVAL", default_value = "12min", hide = true, value_parser = humantime::parse_duration)]
     preflight_interval: Duration,
     /// What to log (as RUST_LOG)
     #[arg(long, env = "PGBATON_LOG", default_value = "info")]

@@ -38,7 +38,7 @@ const GOOD: [(&str, &str); 34] = [
     ("log-format", "human"),
     ("maximum-read-lag", "16777216"),
     ("replication-password-previous", "the old one"),
-    ("preflight-interval", "8min"),
+    ("preflight-interval", "12min"),
     ("pod-name", "postgres-1-0"),
 ];
 

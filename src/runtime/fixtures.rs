@@ -80,7 +80,7 @@ pub(crate) fn settings(number: u8) -> SidecarSettings {
         silence_timeout: Duration::from_millis(1_500),
         maximum_read_lag: 16_777_216,
         replace_data: false,
-        preflight_interval: Duration::from_secs(480),
+        preflight_interval: Duration::from_secs(720),
     }
 }
 
