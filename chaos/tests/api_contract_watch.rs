@@ -193,7 +193,7 @@ async fn rights_by_name() {
 }
 
 /// A question about a right as it is sent.
-fn question(attributes: Value) -> SelfSubjectAccessReview {
+fn question(attributes: &Value) -> SelfSubjectAccessReview {
     object(json!({ "spec": { "resourceAttributes": attributes } }))
 }
 
@@ -234,7 +234,7 @@ async fn one_can_ask_for_ones_rights() {
         ),
     ] {
         let attributes = json!({ "namespace": namespace, "verb": verb, "group": group, "resource": resource, "name": name });
-        let asked = question(attributes);
+        let asked = question(&attributes);
         let answer = reviews.create(&PostParams::default(), &asked).await.unwrap();
         let at = format!("{verb} {resource} {name} in {namespace}");
         let status = answer.status.unwrap();
@@ -254,7 +254,7 @@ async fn one_can_ask_for_ones_rights() {
     let status = json!({ "namespace": own, "verb": "patch", "group": "coordination.k8s.io", "resource": "leases",
         "subresource": "status", "name": "postgres" });
     let answer = reviews
-        .create(&PostParams::default(), &question(status))
+        .create(&PostParams::default(), &question(&status))
         .await
         .unwrap();
     assert!(!answer.status.unwrap().allowed);
@@ -266,7 +266,7 @@ async fn an_administrator_has_every_right_and_a_question_is_not_stored() {
     let ground = Ground::new().await;
     // An administrator may everything, also what no rule names.
     let reviews: Api<SelfSubjectAccessReview> = Api::all(ground.admin.clone());
-    let all = question(json!({ "verb": "delete", "resource": "secrets" }));
+    let all = question(&json!({ "verb": "delete", "resource": "secrets" }));
     let answer = reviews.create(&PostParams::default(), &all).await.unwrap();
     assert!(answer.status.unwrap().allowed);
     assert_eq!(answer.metadata.name, None);

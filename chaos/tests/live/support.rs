@@ -216,9 +216,9 @@ impl Live {
         let deadline = Instant::now() + BOUND;
         loop {
             let events = self.rig().store.api().list(Kind::Event, NAMESPACE);
-            let found = events.iter().find(|event| {
-                event["reason"] == Value::from(reason) && event["reportingInstance"] == Value::from(member)
-            });
+            let found = events
+                .iter()
+                .find(|event| event["reason"] == reason && event["reportingInstance"] == member);
             if let Some(event) = found {
                 return event["message"].as_str().unwrap_or_default().to_owned();
             }
