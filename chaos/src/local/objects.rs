@@ -226,7 +226,8 @@ fn sidecar_env(settings: &Settings, member: &Member, programs: &Programs) -> Vec
     env
 }
 
-/// Rights of a member, as deploy/ grants them: by name, nothing to create but events.
+/// Rights of a member, as deploy/ grants them: by name, nothing to create but events; those of `pgbaton::core::preflight` and no
+/// other.
 #[must_use]
 pub fn member_rights(members: &[Member]) -> Vec<Rule> {
     let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
@@ -236,12 +237,7 @@ pub fn member_rights(members: &[Member]) -> Vec<Rule> {
         Rule::new(verbs, group, &[resource]).in_namespace(NAMESPACE)
     };
     vec![
-        rule(
-            &["get", "watch", "list", "patch"],
-            "coordination.k8s.io",
-            "leases",
-        )
-        .names(&[CLUSTER]),
+        rule(&["list", "watch", "patch"], "coordination.k8s.io", "leases").names(&[CLUSTER]),
         rule(&["get", "watch", "patch"], "", "services").names(&[CLUSTER]),
         rule(&["get", "patch"], "apps", "statefulsets").names(&names),
         rule(&["get", "patch"], "", "pods").names(&pods),
