@@ -8,8 +8,7 @@ use super::api::Rule;
 use super::member::Member;
 use super::settings::{NAMESPACE, Settings};
 use crate::names::{
-    CLUSTER, POSTGRES_PORT, PRIMARY_ADDRESS, RECORD_ANNOTATION, SERVER_CONTAINER, SIDECAR_CONTAINER,
-    SIDECAR_PORT, STANDBY_MODE,
+    CLUSTER, POSTGRES_PORT, PRIMARY_ADDRESS, SERVER_CONTAINER, SIDECAR_CONTAINER, SIDECAR_PORT, STANDBY_MODE,
 };
 
 /// The Lease as deploy/ ships it: empty spec, and an initial record that says "never initialised".
