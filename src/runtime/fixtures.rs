@@ -80,6 +80,7 @@ pub(crate) fn settings(number: u8) -> SidecarSettings {
         silence_timeout: Duration::from_millis(1_500),
         maximum_read_lag: 16_777_216,
         replace_data: false,
+        server_addresses: [].into(),
     }
 }
 
@@ -157,6 +158,7 @@ pub(crate) fn seen(number: u8, server: Server, lease: SeenLease) -> Observation 
         guard: GuardView::Heard(Box::new(heard(status(number, &server)))),
         server: None,
         peers: [].into(),
+        survey: crate::core::adoption::Survey::NotYet,
         told_term: None,
         lanes: Lanes::default(),
         outcomes: Vec::new(),
