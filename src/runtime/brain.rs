@@ -10,8 +10,10 @@ use super::convert;
 use super::hands::Hands;
 use super::memory::Memory;
 use super::settings::SidecarSettings;
+use super::survey;
 use super::unguarded::{Suspects, suspects};
 use super::words::{log_decision, log_outcome};
+use crate::core::adoption::Survey;
 use crate::core::decide::{Decision, decide};
 use crate::core::observe::{GuardView, Lanes, LeaseView, Observation, Outcome, PeerReport};
 use crate::core::phase::Phase;
@@ -57,6 +59,8 @@ pub enum Input {
     Warning(&'static str, String),
     /// Read-write servers of this cluster that no guard holds, in words.
     Unguarded(Vec<String>),
+    /// What the servers of the namespace are.
+    Survey(Box<Survey>),
     /// The process should end.
     Terminate,
 }
@@ -91,6 +95,8 @@ pub struct Sight {
     pub warnings: BTreeMap<&'static str, String>,
     /// Read-write servers of this cluster without a guard, in words.
     pub unguarded: Vec<String>,
+    /// What the servers of the namespace are.
+    pub survey: Survey,
     pub(super) told_term: Option<Term>,
     lanes: Lanes,
     outcomes: Vec<Outcome>,
@@ -116,6 +122,8 @@ pub struct Steering {
     pub suspects: watch::Sender<Suspects>,
     /// The Lease is damaged: the Service's term is wanted.
     pub damaged: watch::Sender<bool>,
+    /// All servers of the namespace are to be asked what they are.
+    pub survey: watch::Sender<bool>,
 }
 
 /// Whom to ask, and how often.
@@ -167,6 +175,7 @@ impl Sight {
             introduced: BTreeMap::new(),
             warnings: BTreeMap::new(),
             unguarded: Vec::new(),
+            survey: Survey::NotYet,
             told_term: None,
             lanes: Lanes::default(),
             outcomes: Vec::new(),
@@ -294,17 +303,22 @@ impl Brain {
         let now = self.clock.now();
         let view = self.lease.borrow_and_update().clone();
         let configured = Duration::from_millis(self.settings.core.lease_duration.0);
+        let lease = convert::lease_view(&view.state, now, configured);
+        if !survey::is_wanted(&self.settings, &lease, &sight.guard) {
+            sight.survey = Survey::NotYet;
+        }
         Observation {
             now,
             now_boot: boottime(),
             unix_ms: u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0),
-            lease: convert::lease_view(&view.state, now, configured),
+            lease,
             guard: sight.guard.clone(),
             server: sight.probe.as_ref().map(|p| Evidence {
                 value: convert::server_view(&p.value),
                 asked_at: p.asked_at,
             }),
             peers: sight.peers.clone(),
+            survey: sight.survey.clone(),
             told_term: sight.told_term,
             lanes: sight.lanes.clone(),
             outcomes: std::mem::take(&mut sight.outcomes),
@@ -373,6 +387,7 @@ impl Brain {
                 }
             }
             Input::Unguarded(found) => sight.unguarded = found,
+            Input::Survey(survey) => sight.survey = *survey,
             Input::Terminate => sight.terminating = true,
         }
     }
@@ -388,6 +403,8 @@ impl Brain {
         set(&self.steering.ask, plan);
         set(&self.steering.suspects, suspects(&self.settings, seen, sight));
         set(&self.steering.damaged, decision.phase == Phase::Damaged);
+        let survey = survey::is_wanted(&self.settings, &seen.lease, &seen.guard);
+        set(&self.steering.survey, survey);
         let fresh = |e: &Evidence<Status>| seen.now.since(e.asked_at) <= STATUS_FRESH;
         let report = PeerReport {
             member: self.settings.core.me.clone(),
@@ -432,7 +449,8 @@ fn set<T: PartialEq>(steered: &watch::Sender<T>, wanted: T) {
 }
 
 fn whom_to_ask(me: &MemberName, lease: &LeaseView, sight: &Sight) -> BTreeMap<MemberName, Address> {
-    let mut whom = sight.introduced.clone();
+    let mut whom = survey::addresses(&sight.survey);
+    whom.extend(sight.introduced.clone());
     if let Some(record) = record_of(lease) {
         let known = record.members.iter().chain(record.primary.iter());
         whom.extend(known.map(|m: &Member| (m.member.clone(), m.address.clone())));

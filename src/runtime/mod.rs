@@ -19,6 +19,7 @@ mod page;
 mod readers;
 mod rotation;
 pub mod settings;
+mod survey;
 mod tally;
 pub mod unguarded;
 mod words;
@@ -94,6 +95,7 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
     });
     let (suspects, suspects_plan) = watch::channel(unguarded::Suspects::default());
     let (damaged, damaged_seen) = watch::channel(false);
+    let (survey, survey_wanted) = watch::channel(false);
     let drifted = Arc::new(Notify::new());
     let (effects, effects_wish) = watch::channel(None);
     let (replication, replication_wish) = watch::channel(None);
@@ -136,6 +138,13 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
     tasks.spawn(unguarded::look(
         settings.superuser.clone(),
         suspects_plan,
+        inputs.clone(),
+    ));
+    tasks.spawn(survey::take(
+        settings.clone(),
+        client.clone(),
+        clock.clone(),
+        survey_wanted,
         inputs.clone(),
     ));
     tasks.spawn(drift::watch_service(
@@ -211,6 +220,7 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
             report: peer_report,
             suspects,
             damaged,
+            survey,
         },
         shown: Shown {
             page,
