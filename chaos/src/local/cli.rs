@@ -124,6 +124,7 @@ impl From<DemoArguments> for Plan {
                 sidecar_env: given.sidecar_env,
                 member_sidecar_env: Vec::new(),
                 guard_env: Vec::new(),
+                plain: false,
             },
             faults: given.faults,
             repeat: usize::from(given.repeat),

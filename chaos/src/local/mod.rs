@@ -12,6 +12,7 @@ pub mod member;
 pub mod objects;
 pub mod observer;
 pub mod oracle;
+pub mod plain;
 pub mod process;
 pub mod report;
 pub mod rig;
