@@ -240,6 +240,41 @@ fn the_server_of_a_guard_that_was_just_there_is_not_believed_instead() {
 }
 
 #[test]
+fn a_copy_that_nobody_recovered_yet_is_asked_when_it_runs() {
+    for more in [0, 5] {
+        let mut world = plain(1);
+        world.convert(1, 1_000);
+        world.until("m2 streams", SOON, |w| {
+            w.machines[1].stream.is_some() && w.sidecars[1].up
+        });
+        world.end_plain(2, true);
+        world.end_plain(0, true);
+        // A base backup, of m1 or of somebody who had more, that was never started.
+        let mut log = world.machines[0].data.as_ref().unwrap().wal.clone();
+        for _ in 0..more {
+            let id = world.id();
+            log.push(Entry { timeline: 1, id });
+        }
+        world.machines[2].data.as_mut().unwrap().wal = log;
+        world.machines[2].fresh = true;
+        for member in [0, 2] {
+            world.at(world.now + 1_000, Event::PodBack(member, true, false));
+        }
+        if more == 0 {
+            world.until("m1 leads", 60_000, |w| w.primary() == Some(0));
+            world.until_whole(SOON);
+        } else {
+            until_obstacle(
+                &mut world,
+                "m3 holds more",
+                |o| matches!(o, Obstacle::HoldsMore { member, .. } if *member == name(2)),
+            );
+            nothing_happens(&mut world, 0);
+        }
+    }
+}
+
+#[test]
 fn a_standby_on_another_branch_stands_against_it() {
     let mut world = plain(1);
     world.convert(1, 1_000);

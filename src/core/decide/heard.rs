@@ -144,8 +144,8 @@ fn judge_guarded(
         return Err(Obstacle::SecondPrimary { member });
     }
     if theirs.fresh_copy && matches!(theirs.server, Server::Down { .. }) {
-        // A copy that no server has recovered holds nothing but what its source had.
-        return Ok(());
+        // A copy that no server has recovered: its source may have been a later primary than the one here. It starts by itself soon.
+        return Err(Obstacle::EndUnknown { member });
     }
     let pledge = theirs.pledge.as_ref().filter(|p| Some(p.term) == pledged);
     let exact = pledge.and_then(|p| p.position).or_else(|| {

@@ -37,15 +37,13 @@ impl Mind<'_> {
         );
         self.wake_in(Millis(100));
         let Some(position) = self.own_end(record, guard) else {
-            if guard.fresh_copy && matches!(guard.server, Server::Down { .. }) {
-                // A copy that nobody has recovered yet holds what its source had; whether that fits shows when it follows.
-                self.order(record.term, GuardOrder::Adopt);
-            } else if self.state.rejoin.unreadable {
+            // A copy that nobody has recovered yet: of whom, and how far it was, nobody knows. Another copy is sure.
+            let copy = guard.fresh_copy && matches!(guard.server, Server::Down { .. });
+            if copy || self.state.rejoin.unreadable {
                 return Some(self.rejoin_by(RejoinWay::Clone, record, guard, primary));
-            } else {
-                let (fast, hint) = (Millis(1_000), self.hint());
-                self.order(record.term, GuardOrder::Stop { fast, hint });
             }
+            let (fast, hint) = (Millis(1_000), self.hint());
+            self.order(record.term, GuardOrder::Stop { fast, hint });
             return Some(joining);
         };
         let Some(insert) = self.insert_of(primary) else {
