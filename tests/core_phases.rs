@@ -6,16 +6,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use pgbaton::core::action::ClaimEvidence;
+use pgbaton::core::adoption::{Adoption, Obstacle};
 use pgbaton::core::phase::{Phase, TRANSITIONS, allowed};
 use pgbaton::core::proof::{NoProof, Proof};
 use pgbaton::core::types::{Lsn, MemberName, Millis, Position, SystemId, Term, Timeline};
 use pgbaton::core::why::{RejoinWay, StepDown, Why};
 
-const PHASES: [Phase; 11] = [
+const PHASES: [Phase; 12] = [
     Phase::Starting,
     Phase::Damaged,
     Phase::Uninitialised,
     Phase::Initialising,
+    Phase::Adopting,
     Phase::Leading,
     Phase::HandingOver,
     Phase::Taking,
@@ -66,6 +68,7 @@ fn number(why: &Why) -> usize {
         Why::LoginFailed { .. } => 31,
         Why::RecoveryNotFlushed { .. } => 32,
         Why::AnotherMarkedFirst { .. } => 33,
+        Why::Adoption(_) => 34,
     }
 }
 
@@ -168,7 +171,124 @@ fn reasons_to_look() -> Vec<Why> {
         Why::AnotherMarkedFirst {
             by: "postgres-1_5f2a".to_owned(),
         },
+        Why::Adoption(Adoption::FollowsPlain {
+            primary: member("postgres-1"),
+            next: Some("postgres-3-0".to_owned()),
+        }),
     ]
+}
+
+/// Every stage of an adoption; a new one does not compile until it is told here.
+fn stages() -> Vec<Adoption> {
+    let primary = || member("postgres-1");
+    let why = || "its name postgres-2 leads nowhere: no pod of it runs".to_owned();
+    let all = vec![
+        Adoption::Looking,
+        Adoption::CannotLook {
+            why: "the right to list StatefulSets in namespace default is missing".to_owned(),
+        },
+        Adoption::FollowsPlain {
+            primary: primary(),
+            next: None,
+        },
+        Adoption::FollowsPlain {
+            primary: primary(),
+            next: Some("postgres-3-0".to_owned()),
+        },
+        Adoption::NobodyWrites {
+            asked: vec![primary(), member("postgres-3")],
+            followed: Some("postgres-1".to_owned()),
+        },
+        Adoption::SeveralWrite {
+            members: vec![primary(), member("postgres-3")],
+        },
+        Adoption::Installing,
+        Adoption::Ordered,
+        Adoption::PodEnds,
+        Adoption::By {
+            by: "postgres-1_5f2a".to_owned(),
+        },
+        Adoption::DataElsewhere {
+            member: member("postgres-2"),
+        },
+        Adoption::NotAdopted { primary: primary() },
+        Adoption::Joining { primary: primary() },
+        Adoption::Waits {
+            obstacle: Obstacle::Silent {
+                member: member("postgres-2"),
+                why: why(),
+                scaled_down: false,
+            },
+        },
+    ];
+    for stage in &all {
+        match stage {
+            Adoption::Looking | Adoption::CannotLook { .. } | Adoption::FollowsPlain { .. } => {}
+            Adoption::NobodyWrites { .. } | Adoption::SeveralWrite { .. } | Adoption::Waits { .. } => {}
+            Adoption::Installing | Adoption::Ordered | Adoption::PodEnds | Adoption::By { .. } => {}
+            Adoption::DataElsewhere { .. } | Adoption::NotAdopted { .. } | Adoption::Joining { .. } => {}
+        }
+    }
+    all
+}
+
+/// Everything that stands against a primary's data, as above.
+fn obstacles() -> Vec<Obstacle> {
+    let m = || member("postgres-2");
+    let all = vec![
+        Obstacle::NotLooked,
+        Obstacle::CannotLook {
+            why: "the right to list StatefulSets in namespace default is missing".to_owned(),
+        },
+        Obstacle::OwnEndUnknown,
+        Obstacle::TakesWrites { member: m() },
+        Obstacle::Silent {
+            member: m(),
+            why: "connection refused".to_owned(),
+            scaled_down: false,
+        },
+        Obstacle::Silent {
+            member: m(),
+            why: String::new(),
+            scaled_down: true,
+        },
+        Obstacle::Foreign {
+            member: m(),
+            system_identifier: SystemId(2),
+        },
+        Obstacle::SecondPrimary { member: m() },
+        Obstacle::Incomplete { member: m() },
+        Obstacle::HoldsMore {
+            member: m(),
+            theirs: "0/3000060 on timeline 2".to_owned(),
+        },
+        Obstacle::EndUnknown { member: m() },
+        Obstacle::Replicas {
+            member: m(),
+            replicas: 2,
+        },
+        Obstacle::LaterTerm { member: m() },
+        Obstacle::Ordered { member: m() },
+        Obstacle::Another {
+            by: "postgres-2_77aa".to_owned(),
+        },
+        Obstacle::LastTry,
+    ];
+    for obstacle in &all {
+        match obstacle {
+            Obstacle::NotLooked | Obstacle::CannotLook { .. } | Obstacle::OwnEndUnknown => {}
+            Obstacle::TakesWrites { .. } | Obstacle::Silent { .. } | Obstacle::Foreign { .. } => {}
+            Obstacle::SecondPrimary { .. } | Obstacle::Incomplete { .. } | Obstacle::HoldsMore { .. } => {}
+            Obstacle::EndUnknown { .. } | Obstacle::Replicas { .. } | Obstacle::LaterTerm { .. } => {}
+            Obstacle::Ordered { .. } | Obstacle::Another { .. } | Obstacle::LastTry => {}
+        }
+    }
+    all
+}
+
+fn tagged(value: &impl serde::Serialize, tag: &str) -> String {
+    let value = serde_json::to_value(value).unwrap();
+    value[tag].as_str().unwrap().to_owned()
 }
 
 fn reasons() -> Vec<Why> {
@@ -203,6 +323,20 @@ fn rendered() -> String {
             "| `{}` | {} |",
             code(&why),
             why.to_string().replace('|', "\\|")
+        );
+    }
+    text.push_str(
+        "\n## Adoption in place\n\nThe stages of `adoption` (`stage`), and what stands against a primary's data (`obstacle` of `waits`).\n\n\
+         | stage or obstacle | text |\n| --- | --- |\n",
+    );
+    for stage in stages() {
+        let _ = writeln!(text, "| `{}` | {stage} |", tagged(&stage, "stage"));
+    }
+    for obstacle in obstacles() {
+        let _ = writeln!(
+            text,
+            "| `waits`: `{}` | {obstacle} |",
+            tagged(&obstacle, "obstacle")
         );
     }
     text

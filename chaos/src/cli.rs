@@ -130,6 +130,7 @@ impl From<DemoArguments> for Plan {
                 sidecar_env: given.sidecar_env,
                 member_sidecar_env: Vec::new(),
                 guard_env: Vec::new(),
+                plain: false,
             },
             faults: given.faults,
             repeat: usize::from(given.repeat),
@@ -144,7 +145,8 @@ impl From<DemoArguments> for Plan {
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_env("PGBATON_CHAOS_LOG").unwrap_or_else(|_| EnvFilter::new("warn,kube_client=off"));
+    let filter = EnvFilter::try_from_env("PGBATON_CHAOS_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("warn,kube_client=off"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -1,10 +1,12 @@
 //! Checks of what flags and environment say. Each refusal names the flag, its variable, and what to put there.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::core::types::{BadMemberName, MemberName};
 use crate::guard::protocol::SOCKET_NAME;
 
 /// Longest name that PostgreSQL keeps, in bytes (NAMEDATALEN - 1); longer ones are cut in silence.
@@ -25,6 +27,27 @@ pub(super) enum NameKind {
     ServiceLabel,
     /// DNS-1123 subdomain: most objects.
     Subdomain,
+}
+
+/// Hosts of servers by member.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct ServerAddresses(pub(super) BTreeMap<MemberName, String>);
+
+/// `postgres-1=HOST,postgres-2=HOST`; empty: none.
+pub(super) fn server_addresses(text: &str) -> Result<ServerAddresses, String> {
+    let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+    let read = |pair: &str| {
+        let (name, at) = pair.split_once('=').ok_or_else(|| {
+            format!("'{pair}' is no NAME=HOST: expected a list as in postgres-1=10.0.0.7,postgres-2=db2")
+        })?;
+        host("the host", at)?;
+        let name: MemberName = name.parse().map_err(|bad: BadMemberName| bad.to_string())?;
+        Ok((name, at.to_owned()))
+    };
+    pairs
+        .map(read)
+        .collect::<Result<_, String>>()
+        .map(ServerAddresses)
 }
 
 /// A name of an object or a namespace. `setting` is the flag with its variable.

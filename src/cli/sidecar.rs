@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::End;
-use super::checks::{self, NameKind};
+use super::checks::{self, NameKind, ServerAddresses};
 use super::install;
 use super::logging::{self, LogFormat};
 use crate::core::observe::Settings;
@@ -116,6 +116,9 @@ pub struct Args {
     /// Where the disk cannot hold a clone beside the old data: remove the old data first
     #[arg(long, env = "PGBATON_REPLACE_DATA", value_enum, default_value = "off")]
     replace_data: Switch,
+    /// Where servers answer while a cluster is adopted in place, if not at their StatefulSets' names: postgres-1=HOST,postgres-2=HOST
+    #[arg(long, env = "PGBATON_SERVER_ADDRESSES", default_value = "", value_parser = checks::server_addresses)]
+    server_addresses: ServerAddresses,
     /// `off` marks the first primary of a cluster that was never initialised; nothing else
     #[arg(long, env = "STANDBY_MODE", value_enum, default_value = "on")]
     standby_mode: Switch,
@@ -242,6 +245,7 @@ impl Args {
             replication_password_previous: self.replication_password_previous.map(Secret),
             patch_env: self.patch_env == Switch::On,
             replace_data: self.replace_data == Switch::On,
+            server_addresses: self.server_addresses.0,
             durability: self.durability,
             availability: self.availability,
             silence_timeout: self.silence_timeout,

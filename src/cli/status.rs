@@ -110,7 +110,10 @@ fn record_part(text: &mut String, name: &str, seen: &LeaseSeen, record: &Record)
     if record.is_never_initialised() {
         line(
             text,
-            format_args!("never initialised: waiting for the first primary (STANDBY_MODE=off)"),
+            format_args!(
+                "never initialised: waiting for the first primary (STANDBY_MODE=off), or for servers with data to be adopted; each \
+                 member's events and its own /status say what is awaited"
+            ),
         );
     }
     let report = seen.report.as_ref().and_then(|r| r.as_ref().ok());

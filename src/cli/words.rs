@@ -70,6 +70,7 @@ pub(super) fn could_fail_over(answer: &CouldFailOver) -> String {
 pub(super) fn step(step: &Step) -> String {
     match step {
         Step::Initialising { by } => format!("initialising (pod {by})"),
+        Step::Adopting { by } => format!("adopting in place (pod {by})"),
         Step::Handover { from, to, why, .. } => format!("handover from {from} to {to}: {why}"),
         Step::Promoting { member } => format!("promoting {member}"),
         Step::Restarting { member } => format!("restarting {member} in place"),

@@ -121,6 +121,8 @@ pub enum GuardOrder {
     },
     /// Remember the term.
     NoteTerm,
+    /// Make the data that was found a member's.
+    Adopt,
 }
 
 /// A statement on the local server.

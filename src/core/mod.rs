@@ -1,6 +1,7 @@
 //! Decides who may write. Pure: no clock, no I/O, no randomness, no async runtime (DESIGN.md section 10).
 
 pub mod action;
+pub mod adoption;
 pub mod decide;
 pub mod history;
 pub mod in_force;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::action::{GuardOrder, SqlJob, SwapKind};
+use super::adoption::Survey;
 use super::record::{Evidence, Record};
 use super::types::{Address, Lsn, MemberData, MemberName, Millis, Term, Timeline};
 use crate::guard::protocol::Status;
@@ -322,6 +323,8 @@ pub struct Observation {
     pub server: Option<Evidence<ServerView>>,
     /// The others.
     pub peers: BTreeMap<MemberName, Evidence<PeerReport>>,
+    /// The servers of the namespace, while the cluster may still have to be adopted.
+    pub survey: Survey,
     /// Terms that others lead by their authenticated word (a member that cannot reach the API server pledges on it).
     pub told_term: Option<Term>,
     /// What is under way.

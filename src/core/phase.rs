@@ -14,6 +14,8 @@ pub enum Phase {
     Uninitialised,
     /// Runs initdb.
     Initialising,
+    /// Holds data that was made without pgbaton, in a cluster that has no primary of pgbaton's yet.
+    Adopting,
     /// Holds the Lease; its server is, or is being made, the recorded primary.
     Leading,
     /// Steps down.
@@ -46,8 +48,8 @@ const fn t(from: Phase, to: Phase, when: &'static str) -> Transition {
 }
 
 use Phase::{
-    Damaged, Following, HandingOver, Initialising, Leading, Pledged, Rejoining, Starting, Stranded, Taking,
-    Uninitialised,
+    Adopting, Damaged, Following, HandingOver, Initialising, Leading, Pledged, Rejoining, Starting, Stranded,
+    Taking, Uninitialised,
 };
 
 /// Every allowed change between two different phases.
@@ -159,6 +161,71 @@ pub const TRANSITIONS: &[Transition] = &[
         Initialising,
         Stranded,
         "somebody else initialised the cluster, and the data here is not of it",
+    ),
+    t(
+        Starting,
+        Adopting,
+        "the record says never initialised, and the data here was made without pgbaton",
+    ),
+    t(
+        Damaged,
+        Adopting,
+        "the record is back: never initialised, and the data here was made without pgbaton",
+    ),
+    t(
+        Uninitialised,
+        Adopting,
+        "data that was made without pgbaton appeared",
+    ),
+    t(
+        Initialising,
+        Adopting,
+        "data that was made without pgbaton appeared",
+    ),
+    t(Adopting, Starting, "the guard is out of sight"),
+    t(
+        Adopting,
+        Leading,
+        "a primary's data, and every other server was heard: restarted in place",
+    ),
+    t(
+        Adopting,
+        Pledged,
+        "another member adopts its data: pledged to its term",
+    ),
+    t(Adopting, Following, "another member's data was adopted"),
+    t(
+        Adopting,
+        Rejoining,
+        "another member's data was adopted, and the data here cannot follow as it is",
+    ),
+    t(
+        Adopting,
+        Damaged,
+        "the record disappeared, or a member with data of pgbaton's appeared",
+    ),
+    t(Adopting, Uninitialised, "the data here is gone"),
+    t(
+        Adopting,
+        Stranded,
+        "another member's data was adopted, and the data here is another primary's",
+    ),
+    t(Adopting, HandingOver, "adopted, and the pod is being stopped"),
+    t(
+        Adopting,
+        Taking,
+        "a person adopted, and the data here is another one now",
+    ),
+    t(
+        Pledged,
+        Adopting,
+        "the adoption that it pledged to came to nothing",
+    ),
+    t(Stranded, Adopting, "the record was set back to never initialised"),
+    t(
+        Following,
+        Adopting,
+        "the record was set back to never initialised before the data here was adopted",
     ),
     t(Leading, Starting, "the guard is out of sight"),
     t(

@@ -112,6 +112,11 @@ pub enum Step {
         /// Pod UID of the member that does it.
         by: String,
     },
+    /// A primary's data that was found is taken for the cluster's, in place. Nobody may make a database meanwhile.
+    Adopting {
+        /// Member and pod UID of who does it.
+        by: String,
+    },
     /// The leader steps down for this successor.
     Handover {
         /// Who leaves.

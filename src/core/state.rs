@@ -83,6 +83,12 @@ pub struct State {
     pub guard_not_before: Millis,
     /// Orders of people that were answered.
     pub answered: BTreeSet<String>,
+    /// Holds the Lease to adopt the data here: of which term, since when.
+    pub adopting: Option<(Term, Millis)>,
+    /// Whom of the servers without a guard the standby here was told to follow, where, at which guard boot.
+    pub follows_plain: Option<(MemberName, Address, String)>,
+    /// Since when no server without a guard is known that could be followed.
+    pub nobody_writes_since: Option<Millis>,
     /// A failover without proof that a person ordered: its id.
     pub waiver: Option<String>,
 }
@@ -199,6 +205,9 @@ impl Default for State {
             restarts: Vec::new(),
             guard_not_before: Millis(0),
             answered: BTreeSet::new(),
+            adopting: None,
+            follows_plain: None,
+            nobody_writes_since: None,
             waiver: None,
         }
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::action::ClaimEvidence;
+use super::adoption::Adoption;
 use super::proof::{NoProof, Proof};
 use super::types::{Lsn, MemberName, Millis, Position, SystemId, Term};
 
@@ -231,6 +232,8 @@ pub enum Why {
     },
     /// Takeovers are switched off by a person.
     Paused,
+    /// The data here was made without pgbaton, or some server's was.
+    Adoption(Adoption),
 }
 
 impl fmt::Display for Why {
@@ -287,6 +290,7 @@ impl fmt::Display for Why {
             Self::NotTakingOver { because } => write!(f, "does not take over: {because}"),
             Self::WaitingForExpiry { remaining } => write!(f, "waiting for the Lease to run out in {} ms", remaining.0),
             Self::Paused => f.write_str("paused by a person: no takeover (`pgbaton resume` ends it)"),
+            Self::Adoption(stage) => write!(f, "{stage}"),
             leading => leading.fmt_leading(f),
         }
     }

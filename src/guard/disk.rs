@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::types::{DataId, Term};
+use crate::core::types::{DataId, SystemId, Term};
 
 /// Version of the state file.
 const STATE_VERSION: u32 = 1;
@@ -45,6 +45,9 @@ pub struct State {
     pub unfinished: Option<Unfinished>,
     /// A verified copy with this data id is being put in PGDATA's place.
     pub swap: Option<DataId>,
+    /// A primary's data of this system was adopted and has not been started since.
+    #[serde(default)]
+    pub adopting: Option<SystemId>,
 }
 
 impl Default for State {
@@ -57,6 +60,7 @@ impl Default for State {
             pledge: None,
             unfinished: None,
             swap: None,
+            adopting: None,
         }
     }
 }
@@ -68,6 +72,7 @@ impl State {
         self.data_id = data_id;
         self.knows_term = false;
         self.pledge = None;
+        self.adopting = None;
     }
 }
 

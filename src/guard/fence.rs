@@ -130,7 +130,7 @@ impl Guard {
 
     /// Lays `standby.signal`, where there is a database.
     pub fn lay_standby_signal(&self) {
-        if !self.settings.pgdata.join("PG_VERSION").exists() {
+        if !self.settings.pgdata.join("PG_VERSION").exists() || self.is_found_primary() {
             return;
         }
         let result = lay_file(&self.standby_signal());

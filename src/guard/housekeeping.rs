@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use nix::sys::statvfs::statvfs;
 
+use super::adopt::{is_unknown, same_files};
 use super::control::{Control, major_version};
 use super::disk::{DATA_ID_FILE, State, is_empty, remove_if_there, remove_tree, sync_parent, write_durably};
 use super::live::{Guard, Role};
@@ -78,7 +79,8 @@ impl Guard {
         Ok(())
     }
 
-    /// Finds out what PGDATA is. Data that is not known by its id is a new member's (DESIGN.md section 2).
+    /// Finds out what PGDATA is. Data that is not known by its id is a new member's (DESIGN.md section 2); data that never had one waits
+    /// to be adopted.
     ///
     /// # Errors
     /// Of the file system.
@@ -87,13 +89,21 @@ impl Guard {
         let state = self.state();
         let data = judge(pgdata, &state)?;
         let control = Control::read(pgdata).ok().filter(|_| data == DataState::Complete);
-        if data == DataState::Complete && (state.data_id.is_none() || state.data_id != data_id_in(pgdata)) {
+        self.finish_adoption(&state, control.as_ref())?;
+        // Data that has none of pgbaton's files is nobody's yet: it is told, and waits until it is adopted.
+        let foreign = is_unknown(&state, pgdata);
+        if data == DataState::Complete
+            && !foreign
+            && (state.data_id.is_none() || state.data_id != data_id_in(pgdata))
+        {
             let data_id = new_data_id();
             tracing::warn!(%data_id, "this data is not what was known here: it is a new member's");
             self.save(|state| state.renew(Some(data_id.clone())))?;
             mark_with(pgdata, &data_id)?;
         }
-        let data_id = self.state().data_id.filter(|_| data == DataState::Complete);
+        let state = self.state();
+        let found = self.found_data(&state, control.as_ref());
+        let data_id = state.data_id.filter(|_| data == DataState::Complete);
         let system_identifier = control.map(|c| c.system_identifier);
         let major = major_version(pgdata).filter(|_| data == DataState::Complete);
         let fresh_copy = data == DataState::Complete && pgdata.join("backup_label").exists();
@@ -101,6 +111,7 @@ impl Guard {
         let same = live.data == data
             && live.fresh_copy == fresh_copy
             && live.data_id == data_id
+            && same_files(live.found.as_ref(), found.as_ref())
             && live.system_identifier == system_identifier
             && live.major_version == major;
         let known_major = live.major_version;
@@ -113,6 +124,12 @@ impl Guard {
                 live.data = data;
                 live.fresh_copy = fresh_copy;
                 live.data_id = data_id;
+                // What was read of its WAL stays: adopting it changes none of it.
+                let read = live.found.take().zip(found.as_ref());
+                live.found.clone_from(&found);
+                if let (Some((old, _)), Some(new)) = (read, &mut live.found) {
+                    (new.end, new.history) = (old.end, old.history);
+                }
                 live.system_identifier = system_identifier;
                 live.major_version = major;
             });
@@ -140,6 +157,7 @@ impl Guard {
                     .err()
                     .map(|e| format!("PGDATA cannot be read: {e}"));
                 self.warn("PGDATA", problem);
+                self.look_at_found();
             }
             return;
         }

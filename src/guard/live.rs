@@ -8,13 +8,14 @@ use std::time::Duration;
 use super::children::Children;
 use super::clock::boot_ms;
 use super::command::ServerCommand;
+use super::control::Control;
 use super::disk::{State, StateFile};
 use super::last_words::Secrets;
 use super::prepare::Settings;
 use super::processes::Belongs;
 use super::programs::Versions;
 use super::protocol::{
-    DataState, DownReason, Operation, OperationEnd, Permit, Pledge, RestPosition, Server, Status,
+    DataState, DownReason, FoundData, Operation, OperationEnd, Permit, Pledge, RestPosition, Server, Status,
 };
 use crate::core::types::{DataId, MemberName, SystemId, Term};
 
@@ -86,6 +87,12 @@ pub struct Live {
     pub rest: Option<RestPosition>,
     /// PGDATA holds a backup_label: see `Status::fresh_copy`.
     pub fresh_copy: bool,
+    /// As in `Status`.
+    pub found: Option<FoundData>,
+    /// The control file when the WAL of found data was last looked at.
+    pub found_as: Option<Control>,
+    /// And that look was made.
+    pub found_tried: bool,
     /// As in `Status`.
     pub names: String,
     /// As in `Status`.
@@ -173,6 +180,9 @@ impl Guard {
             barred_permits: false,
             rest: None,
             fresh_copy: false,
+            found: None,
+            found_as: None,
+            found_tried: false,
             names: String::new(),
             following: None,
             operation: None,
@@ -310,6 +320,7 @@ impl Guard {
             system_identifier: live.system_identifier,
             major_version: live.major_version,
             data_id: live.data_id.clone(),
+            found: live.found.clone(),
             highest_term: live.highest_term,
             knows_term: live.knows_term,
             pledge: live.pledge.clone(),

@@ -3,6 +3,7 @@
 //! Threads, none of which waits for another: `enforce_permit` (no disk, no socket), `watch_processes` (/proc), `watch_files` (PGDATA),
 //! the reaper, one for each connection, one for an operation.
 
+pub mod adopt;
 pub mod children;
 pub mod clock;
 pub mod clone;

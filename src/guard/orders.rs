@@ -222,13 +222,16 @@ impl Guard {
 
     fn carry_out(self: &Arc<Self>, order: &Order, stamp: &Stamp) -> Outcome {
         let term = stamp.term;
+        self.must_be_adopted(order)?;
         match order {
             Order::Status | Order::Watch { .. } | Order::Permit { .. } | Order::NoteTerm => Ok(()),
+            Order::Adopt => self.adopt(),
             Order::Initialise => self.initialise(term, stamp.sequence),
             Order::StartPrimary {
                 synchronous_standby_names,
             } => {
                 self.must_be_down()?;
+                self.end_adoption()?;
                 self.set(synchronous_standby_names, None)?;
                 self.start(Role::Primary, Some(term), &[])
             }

@@ -33,9 +33,9 @@ pub struct Stamp {
     pub sequence: u64,
     /// The guard boot that the order was meant for (`Status::boot_id`).
     pub boot_id: String,
-    /// System identifier of the data meant; none only where PGDATA is empty.
+    /// System identifier of the data meant; none only where PGDATA holds no database.
     pub system_identifier: Option<SystemId>,
-    /// Data id of the data meant; none only where PGDATA is empty.
+    /// Data id of the data meant; none only where PGDATA holds no database, or one that was never adopted.
     pub data_id: Option<DataId>,
 }
 
@@ -99,7 +99,7 @@ pub enum Order {
     Follow {
         /// Whom.
         upstream: Upstream,
-        /// Its slot for us.
+        /// Its slot for us; empty: none.
         slot: String,
         /// Names to have in case of a promotion; never empty (invariant 6).
         synchronous_standby_names: String,
@@ -166,6 +166,9 @@ pub enum Order {
     },
     /// Writes the stamp's term as the highest seen (a new member's first word; invariant 8).
     NoteTerm,
+    /// Makes complete data that has none of pgbaton's files a member's: gives it a data id. The stamp carries its system identifier and no
+    /// data id. Nothing is started.
+    Adopt,
 }
 
 /// One answer.
@@ -284,6 +287,23 @@ pub struct RestPosition {
     pub clean: bool,
 }
 
+/// Complete data that pgbaton did not make, as its own files tell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundData {
+    /// A standby's (`standby.signal` lies in it); else a primary's.
+    pub standby: bool,
+    /// `host` in its `primary_conninfo`: only a hint, for people.
+    pub upstream: Option<String>,
+    /// `application_name` there.
+    pub application_name: Option<String>,
+    /// Its `primary_slot_name`.
+    pub slot: Option<String>,
+    /// Where its last whole record ends; with `Status::rest`, and only when it was found at rest.
+    pub end: Option<Lsn>,
+    /// Its timeline and that one's ancestors, newest first, each with where it begins. As `end`.
+    pub history: Vec<(Timeline, Lsn)>,
+}
+
 /// A long operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
@@ -334,8 +354,11 @@ pub struct Status {
     pub system_identifier: Option<SystemId>,
     /// Major version of PGDATA (PG_VERSION).
     pub major_version: Option<u32>,
-    /// The life of this data; none without data.
+    /// The life of this data; none without data, and for data that was never adopted.
     pub data_id: Option<DataId>,
+    /// The data has none of pgbaton's files, or is a primary's that was adopted and has not been started since; none: a member's own.
+    #[serde(default)]
+    pub found: Option<FoundData>,
     /// Highest term ever seen, from disk.
     pub highest_term: Term,
     /// False until a pledge file exists: a new member (invariant 8).

@@ -67,6 +67,38 @@ pub fn conninfo(upstream: &Upstream, passfile: &Path, database: Option<&str>) ->
     text
 }
 
+/// The value of one keyword in a connection string (`keyword=value`, quoted where needed); none: not there or empty.
+#[must_use]
+pub fn connection_value(conninfo: &str, keyword: &str) -> Option<String> {
+    let mut rest = conninfo.trim_start();
+    while let Some((name, after)) = rest.split_once('=') {
+        let mut value = String::new();
+        let after = after.trim_start();
+        let quoted = after.starts_with('\'');
+        let mut letters = after.char_indices().skip(usize::from(quoted));
+        let mut end = after.len();
+        while let Some((at, letter)) = letters.next() {
+            match letter {
+                '\\' => value.extend(letters.next().map(|(_, l)| l)),
+                '\'' if quoted => {
+                    end = at + 1;
+                    break;
+                }
+                l if !quoted && l.is_whitespace() => {
+                    end = at;
+                    break;
+                }
+                other => value.push(other),
+            }
+        }
+        if name.trim() == keyword {
+            return Some(value).filter(|v| !v.is_empty());
+        }
+        rest = after[end..].trim_start();
+    }
+    None
+}
+
 /// Writes the password file for this upstream.
 ///
 /// # Errors
@@ -268,10 +300,12 @@ fn setting(line: &str) -> Option<(String, String)> {
 
 /// Values in the user's files, the last one of each.
 #[derive(Debug, Default)]
-struct Values(Vec<(String, String)>);
+pub struct Values(Vec<(String, String)>);
 
 impl Values {
-    fn get(&self, name: &str) -> Option<&str> {
+    /// The last value of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
         self.0
             .iter()
             .rev()
@@ -280,7 +314,7 @@ impl Values {
     }
 
     /// Reads a file and what it includes; PostgreSQL allows ten levels. Unreadable ones are PostgreSQL's to complain about.
-    fn read(&mut self, path: &Path, depth: u32) {
+    pub fn read(&mut self, path: &Path, depth: u32) {
         if depth > 10 {
             return;
         }
@@ -335,6 +369,27 @@ mod tests {
             "postgres-1:5432:*:o'b\\\\r:p\\:a\\\\s's\n"
         );
         assert!(unfit("a\nb") && !unfit("a b'\\"));
+    }
+
+    #[test]
+    fn values_are_read_from_connection_strings() {
+        // As pg_basebackup -R writes it.
+        let text = r"user=replicationuser password='a b\'=c' channel_binding=prefer host='postgres-1' port=5432 sslmode=prefer";
+        assert_eq!(connection_value(text, "host").as_deref(), Some("postgres-1"));
+        assert_eq!(connection_value(text, "password").as_deref(), Some("a b'=c"));
+        assert_eq!(connection_value(text, "sslmode").as_deref(), Some("prefer"));
+        assert_eq!(connection_value(text, "application_name"), None);
+        assert_eq!(
+            connection_value(" host = x  port=1 ", "host").as_deref(),
+            Some("x")
+        );
+        assert_eq!(connection_value("host='' port=1", "host"), None);
+        assert_eq!(connection_value("", "host"), None);
+        assert_eq!(connection_value("nonsense", "host"), None);
+        assert_eq!(
+            connection_value("host='never ended", "host").as_deref(),
+            Some("never ended")
+        );
     }
 
     #[test]

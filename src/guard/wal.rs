@@ -64,6 +64,26 @@ pub fn end_of_wal(pgdata: &Path, hint: Option<Lsn>) -> io::Result<Position> {
     })
 }
 
+/// Where the record that begins at this position ends: where the next one would begin.
+///
+/// # Errors
+/// When there is no whole record.
+pub fn end_of_record(pgdata: &Path, position: Position) -> io::Result<Lsn> {
+    let control = Control::read(pgdata)?;
+    let pg_wal = pgdata.join("pg_wal");
+    let shape = Shape::read(&pg_wal, &control)?;
+    let none = || io::Error::other(format!("no whole record at {position} in {}", pg_wal.display()));
+    let chain = chain_of(&pg_wal, position.timeline, &control)?.ok_or_else(none)?;
+    let mut reader = Reader::new(&pg_wal, &shape, &chain);
+    if reader.skip_header(position.last_record.0)? != Some(position.last_record.0) {
+        return Err(none());
+    }
+    match reader.record(position.last_record.0, None)? {
+        Found::Record(end) => Ok(Lsn(end)),
+        Found::End | Found::Abandoned(_) => Err(none()),
+    }
+}
+
 /// The chain; for a timeline whose history file was removed, itself alone when the server's checkpoint is on it.
 fn chain_of(pg_wal: &Path, timeline: Timeline, control: &Control) -> io::Result<Option<Chain>> {
     let alone = || (control.timeline == timeline).then(|| Chain(vec![(timeline, Lsn(0))]));

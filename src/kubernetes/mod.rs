@@ -8,6 +8,7 @@ pub mod events;
 mod object;
 mod pod_labels;
 pub mod preflight;
+pub mod servers;
 mod service;
 mod statefulset;
 

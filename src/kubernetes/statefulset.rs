@@ -91,7 +91,7 @@ async fn ensure_on_delete(
 ) -> Result<(StatefulSet, Option<Change>), EffectError> {
     let found = target.get().await?;
     target.judge_term(&found, desired.term)?;
-    if pod_spec(&found).is_none_or(|spec| containers(spec).all(|(_, c)| carried(c).next().is_none())) {
+    if !carries_variables(&found) {
         return Err(EffectError::NoVariables {
             object: target.label(),
         });
@@ -158,6 +158,11 @@ async fn ensure_env(
         member: member.clone(),
         standby_mode: wanted.standby_mode,
     }))
+}
+
+/// True for a StatefulSet that runs a server: one of the variables stands somewhere in its template.
+pub(super) fn carries_variables(set: &StatefulSet) -> bool {
+    pod_spec(set).is_some_and(|spec| containers(spec).any(|(_, c)| carried(c).next().is_some()))
 }
 
 /// `spec` of the strategic merge patch: for each container that carries a variable, its name and those variables.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::convert;
 use super::guard_link::REFUSES;
@@ -12,8 +12,11 @@ use super::hands::Hands;
 use super::memory::Memory;
 use super::preflight::{Rights, recorded};
 use super::settings::SidecarSettings;
-use super::unguarded::{Suspects, suspects};
+use super::steering::{AskPlan, Steering};
+use super::survey;
+use super::unguarded::suspects;
 use super::words::{log_decision, log_outcome, stripped};
+use crate::core::adoption::Survey;
 use crate::core::decide::{Decision, decide};
 use crate::core::observe::{GuardView, Lanes, LeaseView, Observation, Outcome, PeerReport};
 use crate::core::phase::Phase;
@@ -61,6 +64,8 @@ pub enum Input {
     Unguarded(Vec<String>),
     /// What is known of this account's rights.
     Rights(Box<Rights>),
+    /// What the servers of the namespace are.
+    Survey(Box<Survey>),
     /// The process should end.
     Terminate,
 }
@@ -99,6 +104,8 @@ pub struct Sight {
     pub unguarded: Vec<String>,
     /// This account's rights.
     pub rights: Rights,
+    /// What the servers of the namespace are.
+    pub survey: Survey,
     pub(super) told_term: Option<Term>,
     lanes: Lanes,
     outcomes: Vec<Outcome>,
@@ -107,36 +114,6 @@ pub struct Sight {
     answered: BTreeSet<String>,
     /// The process was told to end.
     pub terminating: bool,
-}
-
-/// How the loop steers the tasks around it.
-#[derive(Debug)]
-pub struct Steering {
-    /// How often to look at the server.
-    pub probe_every: watch::Sender<Duration>,
-    /// Look now.
-    pub probe_now: Arc<Notify>,
-    /// Whom to ask, how often, telling which term.
-    pub ask: watch::Sender<AskPlan>,
-    /// What peers are told.
-    pub report: watch::Sender<Arc<PeerReport>>,
-    /// Who may run without a guard.
-    pub suspects: watch::Sender<Suspects>,
-    /// The Lease is damaged: the Service's term is wanted.
-    pub damaged: watch::Sender<bool>,
-    /// Members in the record.
-    pub recorded: watch::Sender<BTreeSet<MemberName>>,
-}
-
-/// Whom to ask, and how often.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct AskPlan {
-    /// Members and where.
-    pub whom: BTreeMap<MemberName, Address>,
-    /// How often.
-    pub every: Duration,
-    /// The term led without a primary in it.
-    pub leads: Option<Term>,
 }
 
 /// The loop.
@@ -179,6 +156,7 @@ impl Sight {
             warnings: BTreeMap::new(),
             unguarded: Vec::new(),
             rights: Rights::default(),
+            survey: Survey::NotYet,
             told_term: None,
             lanes: Lanes::default(),
             outcomes: Vec::new(),
@@ -322,17 +300,22 @@ impl Brain {
         let now = self.clock.now();
         let view = self.lease.borrow_and_update().clone();
         let configured = Duration::from_millis(self.settings.core.lease_duration.0);
+        let lease = convert::lease_view(&view.state, now, configured);
+        if !survey::is_wanted(&self.settings, &lease, &sight.guard) {
+            sight.survey = Survey::NotYet;
+        }
         Observation {
             now,
             now_boot: boottime(),
             unix_ms: super::clocks::wall_ms(),
-            lease: convert::lease_view(&view.state, now, configured),
+            lease,
             guard: sight.guard.clone(),
             server: sight.probe.as_ref().map(|p| Evidence {
                 value: convert::server_view(&p.value),
                 asked_at: p.asked_at,
             }),
             peers: sight.peers.clone(),
+            survey: sight.survey.clone(),
             told_term: sight.told_term,
             lanes: sight.lanes.clone(),
             outcomes: std::mem::take(&mut sight.outcomes),
@@ -399,6 +382,7 @@ impl Brain {
             Input::Warning(source, text) => sight.note_warning(source, text),
             Input::Unguarded(found) => sight.unguarded = found,
             Input::Rights(rights) => sight.note_rights(*rights),
+            Input::Survey(survey) => sight.survey = *survey,
             Input::Terminate => sight.terminating = true,
         }
     }
@@ -417,6 +401,8 @@ impl Brain {
         if let Some(record) = record_of(&seen.lease) {
             set(&self.steering.recorded, recorded(record));
         }
+        let survey = survey::is_wanted(&self.settings, &seen.lease, &seen.guard);
+        set(&self.steering.survey, survey);
         let fresh = |e: &Evidence<Status>| seen.now.since(e.asked_at) <= STATUS_FRESH;
         let report = PeerReport {
             member: self.settings.core.me.clone(),
@@ -463,7 +449,8 @@ fn set<T: PartialEq>(steered: &watch::Sender<T>, wanted: T) {
 }
 
 fn whom_to_ask(me: &MemberName, lease: &LeaseView, sight: &Sight) -> BTreeMap<MemberName, Address> {
-    let mut whom = sight.introduced.clone();
+    let mut whom = survey::addresses(&sight.survey);
+    whom.extend(sight.introduced.clone());
     if let Some(record) = record_of(lease) {
         let known = record.members.iter().chain(record.primary.iter());
         whom.extend(known.map(|m: &Member| (m.member.clone(), m.address.clone())));

@@ -6,6 +6,7 @@ use super::brain::{Sight, record_of};
 use super::clocks::CLOCKS;
 use super::effects::KUBERNETES_REFUSED;
 use super::guard_link::REFUSES;
+use crate::core::adoption::Adoption;
 use crate::core::decide::Decision;
 use crate::core::observe::{LeaseView, Observation};
 use crate::core::phase::Phase;
@@ -22,6 +23,9 @@ const LASTING: Millis = Millis(3_000);
 pub struct News {
     held: BTreeMap<&'static str, Millis>,
     posted: BTreeSet<&'static str>,
+    /// The stage of the adoption in place that was told last, and since when it is another one.
+    stage: Option<Adoption>,
+    stage_since: Option<(Adoption, Millis)>,
 }
 
 /// Something that holds, and that a person should know when it begins.
@@ -44,6 +48,7 @@ impl News {
         sight: &Sight,
     ) -> Vec<EventNote> {
         let mut notes: Vec<EventNote> = of_phase(before, decision).into_iter().collect();
+        notes.extend(self.of_adoption(&decision.why, seen.now));
         let conditions = conditions(holder, decision, seen, sight);
         self.held
             .retain(|reason, _| conditions.iter().any(|c| c.reason == *reason));
@@ -65,6 +70,43 @@ impl News {
     }
 }
 
+impl News {
+    /// Each stage of an adoption that lasts: people do it, step by step, and read here what is awaited of them.
+    fn of_adoption(&mut self, why: &Why, now: Millis) -> Option<EventNote> {
+        let Why::Adoption(stage) = why else {
+            self.stage_since = None;
+            return None;
+        };
+        let since = match &self.stage_since {
+            Some((known, since)) if known == stage => *since,
+            _ => now,
+        };
+        self.stage_since = Some((stage.clone(), since));
+        let lasts = now.since(since) >= Millis(1_500);
+        if !lasts || self.stage.as_ref() == Some(stage) || matches!(stage, Adoption::Looking) {
+            return None;
+        }
+        self.stage = Some(stage.clone());
+        let goes_on = matches!(
+            stage,
+            Adoption::FollowsPlain { .. }
+                | Adoption::Installing
+                | Adoption::Joining { .. }
+                | Adoption::By { .. }
+        );
+        Some(EventNote {
+            kind: if goes_on {
+                EventKind::Normal
+            } else {
+                EventKind::Warning
+            },
+            reason: if goes_on { "AdoptionStep" } else { "AdoptionWaits" }.to_owned(),
+            action: "Adopt".to_owned(),
+            note: stage.to_string(),
+        })
+    }
+}
+
 /// The event of a change of phase; none: nothing that people ask about.
 fn of_phase(before: Phase, decision: &Decision) -> Option<EventNote> {
     let after = decision.phase;
@@ -74,6 +116,7 @@ fn of_phase(before: Phase, decision: &Decision) -> Option<EventNote> {
     let (kind, reason, action) = match (before, after) {
         (Phase::Taking, Phase::Leading) => (EventKind::Normal, "NewPrimary", "Promote"),
         (Phase::Initialising, Phase::Leading) => (EventKind::Normal, "Initialised", "Initialise"),
+        (Phase::Adopting, Phase::Leading) => (EventKind::Normal, "Adopted", "Adopt"),
         (_, Phase::Taking) => (EventKind::Normal, "TakingOver", "Claim"),
         (_, Phase::HandingOver) => (EventKind::Normal, "HandingOver", "StepDown"),
         (_, Phase::Rejoining) => (EventKind::Normal, "Rejoining", "Rejoin"),
@@ -239,6 +282,36 @@ mod tests {
             let told = reasons(&mut news, Phase::Following, &waiting, &view, &sight);
             assert_eq!(told.len(), expected, "after {at} ms");
         }
+    }
+
+    #[test]
+    fn each_stage_of_an_adoption_that_lasts_is_told_once() {
+        let mut news = News::default();
+        let sight = Sight::new();
+        let mut view = seen(2, Server::Standby, lease(record(1)));
+        let stage = |next: &str| {
+            let primary = crate::runtime::fixtures::name(1);
+            let next = Some(next.to_owned());
+            decision(
+                Phase::Adopting,
+                Why::Adoption(Adoption::FollowsPlain { primary, next }),
+            )
+        };
+        let looking = decision(Phase::Adopting, Why::Adoption(Adoption::Looking));
+        let mut at = |ms: u64, decision: &Decision| {
+            view.now = NOW.plus(Millis(ms));
+            reasons(&mut news, Phase::Adopting, decision, &view, &sight)
+        };
+        let (first, second) = (stage("postgres-3-0"), stage("postgres-1-0"));
+        assert!(at(0, &looking).is_empty() && at(5_000, &looking).is_empty());
+        assert!(at(5_100, &first).is_empty(), "it may pass");
+        assert_eq!(at(6_600, &first), ["AdoptionStep"]);
+        assert!(at(9_000, &first).is_empty() && at(9_100, &second).is_empty());
+        assert_eq!(at(10_600, &second), ["AdoptionStep"]);
+        let several = Adoption::SeveralWrite { members: Vec::new() };
+        let waits = decision(Phase::Adopting, Why::Adoption(several));
+        assert!(at(11_000, &waits).is_empty());
+        assert_eq!(at(13_000, &waits), ["AdoptionWaits"]);
     }
 
     #[test]

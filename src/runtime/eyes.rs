@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::brain::{AskPlan, Input};
+use super::brain::Input;
 use super::hands::send;
+use super::steering::AskPlan;
 use crate::core::record::Evidence;
 use crate::core::types::MemberName;
 use crate::lease::LiveClock;

@@ -81,6 +81,7 @@ pub(crate) fn settings(number: u8) -> SidecarSettings {
         maximum_read_lag: 16_777_216,
         replace_data: false,
         preflight_interval: Duration::from_secs(720),
+        server_addresses: [].into(),
     }
 }
 
@@ -160,6 +161,7 @@ pub(crate) fn seen(number: u8, server: Server, lease: SeenLease) -> Observation 
         guard: GuardView::Heard(Box::new(heard(status(number, &server)))),
         server: None,
         peers: [].into(),
+        survey: crate::core::adoption::Survey::NotYet,
         told_term: None,
         lanes: Lanes::default(),
         outcomes: Vec::new(),

@@ -21,6 +21,8 @@ mod preflight;
 mod readers;
 mod rotation;
 pub mod settings;
+mod steering;
+mod survey;
 mod tally;
 pub mod unguarded;
 mod words;
@@ -35,11 +37,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 
-use self::brain::{AskPlan, Brain, INPUTS_MAX, Input, Steering};
+use self::brain::{Brain, INPUTS_MAX, Input};
 use self::guard_link::GuardLink;
 use self::hands::Hands;
 use self::page::Shown;
 use self::settings::SidecarSettings;
+use self::steering::{AskPlan, Steering};
 use crate::core::observe::PeerReport;
 use crate::http::health::Pulse;
 use crate::http::metrics::Metrics;
@@ -97,6 +100,7 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
     });
     let (suspects, suspects_plan) = watch::channel(unguarded::Suspects::default());
     let (damaged, damaged_seen) = watch::channel(false);
+    let (survey, survey_wanted) = watch::channel(false);
     let drifted = Arc::new(Notify::new());
     let (recorded, recorded_seen) = watch::channel(std::collections::BTreeSet::new());
     let (effects, effects_wish) = watch::channel(None);
@@ -140,6 +144,13 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
     tasks.spawn(unguarded::look(
         settings.superuser.clone(),
         suspects_plan,
+        inputs.clone(),
+    ));
+    tasks.spawn(survey::take(
+        settings.clone(),
+        client.clone(),
+        clock.clone(),
+        survey_wanted,
         inputs.clone(),
     ));
     tasks.spawn(drift::watch_service(
@@ -223,6 +234,7 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
             suspects,
             damaged,
             recorded,
+            survey,
         },
         shown: Shown {
             page,

@@ -182,6 +182,7 @@ async fn complete(order: &GuardOrder, secrets: &Secrets) -> Result<Order, String
             hint,
         },
         GuardOrder::NoteTerm => Order::NoteTerm,
+        GuardOrder::Adopt => Order::Adopt,
         GuardOrder::Clone {
             upstream,
             address,

@@ -1,10 +1,12 @@
 //! What the sidecar is told by flags and environment, checked once.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::core::observe::Settings;
+use crate::core::types::MemberName;
 use crate::guard::protocol::Secret;
 use crate::postgres::{Credentials, ServerAt};
 
@@ -41,6 +43,8 @@ pub struct SidecarSettings {
     pub patch_env: bool,
     /// Whether a clone that does not fit beside the old data may take its place (DESIGN.md section 7).
     pub replace_data: bool,
+    /// Where servers answer whose names lead elsewhere or nowhere (only while a cluster is adopted in place).
+    pub server_addresses: BTreeMap<MemberName, String>,
     /// As told by flag, for the status page: the recorded ones count.
     pub durability: String,
     /// As above.

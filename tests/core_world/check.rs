@@ -106,13 +106,20 @@ impl Checks {
 
     /// In asynchronous durability the permits alone keep two servers apart.
     pub fn writers(&mut self, machines: &[Machine], now: u64) {
-        for machine in machines.iter().filter(|m| m.writes(now)) {
+        let plain = machines.iter().any(|m| m.plain && m.writes(now));
+        for machine in machines.iter().filter(|m| m.writes(now) && !m.plain) {
+            if plain {
+                self.fail(format!(
+                    "{} takes writes beside a server without a guard",
+                    machine.name
+                ));
+            }
             if machine.permit.is_none_or(|(_, until)| until <= now) {
                 self.fail(format!("{} is read-write without a permit", machine.name));
             }
         }
         let writers: Vec<&Machine> = machines.iter().filter(|m| m.writes(now)).collect();
-        if self.asynchronous && writers.len() > 1 {
+        if (self.asynchronous || plain) && writers.len() > 1 {
             let names: Vec<String> = writers.iter().map(|m| m.name.to_string()).collect();
             self.fail(format!("two servers take writes: {}", names.join(", ")));
         }

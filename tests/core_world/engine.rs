@@ -19,6 +19,7 @@ impl World {
             return;
         }
         self.machines[member].before = self.machines[member].data.as_ref().map_or(0, |d| d.wal.len());
+        self.machines[member].read_found();
         let ended = self.machines[member].permit.filter(|(_, until)| *until <= now);
         if ended.is_some() {
             self.machines[member].permit = None;
@@ -113,7 +114,7 @@ impl World {
         machine.read_rest();
     }
 
-    fn shutdown_checkpoint(&mut self, member: usize) {
+    pub fn shutdown_checkpoint(&mut self, member: usize) {
         let id = self.id();
         let Some(data) = &mut self.machines[member].data else {
             return;
@@ -221,6 +222,7 @@ impl World {
         machine.data = Some(data);
         machine.incomplete = false;
         machine.fresh = !matches!(running.order, GuardOrder::Initialise);
+        (machine.unadopted, machine.adopting) = (false, false);
         machine.read_rest();
         Ok(())
     }
@@ -257,8 +259,7 @@ impl World {
             );
             return;
         }
-        let foreign =
-            letter.boot != machine.boot || letter.data != machine.data.as_ref().map(|d| d.id.clone());
+        let foreign = letter.boot != machine.boot || letter.data != machine.data_id();
         let now = self.now;
         let begun = if foreign {
             Err("meant for another boot or data".to_owned())
@@ -330,6 +331,7 @@ impl World {
                 return Err("the permit ended".to_owned());
             }
             GuardOrder::StartPrimary { names } => {
+                machine.adopting = false;
                 machine.names = names;
                 machine.following = None;
                 machine.proc = Proc::Starting {
@@ -352,6 +354,10 @@ impl World {
             GuardOrder::Promote { timeline } => return self.promote(member, busy.term, timeline, id),
             GuardOrder::Stop { .. } => machine.read_rest(),
             GuardOrder::NoteTerm => {}
+            GuardOrder::Adopt => {
+                machine.adopting = machine.unadopted && !machine.signal;
+                machine.unadopted = false;
+            }
         }
         Ok(())
     }

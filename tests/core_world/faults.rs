@@ -166,6 +166,7 @@ impl World {
             machine.data = None;
             machine.incomplete = false;
             machine.fresh = false;
+            (machine.unadopted, machine.adopting) = (false, false);
             machine.highest_term = Term(0);
             machine.knows_term = false;
             machine.pledge = None;

@@ -52,6 +52,7 @@ impl World {
                 other => other,
             };
         }
+        self.survey(member);
         if live >= self.sidecars[member].next_probe {
             let (view, takes) = self.probe(member);
             let every = self.sidecars[member]
@@ -121,7 +122,10 @@ impl World {
             Proc::Down(_) => ServerView::Down,
             Proc::Starting { .. } | Proc::Stopping { .. } => ServerView::NotAccepting,
             Proc::Standby => {
-                let held = machine.data.as_ref().map(|d| wal::end(d.wal.len()));
+                let held = machine
+                    .data
+                    .as_ref()
+                    .map(|d| wal::end(d.wal.len() - machine.unreplayed));
                 ServerView::Standby {
                     receive: held,
                     replay: held,
@@ -191,7 +195,7 @@ impl World {
                 let letter = Letter {
                     life,
                     boot: self.machines[member].boot,
-                    data: self.machines[member].data.as_ref().map(|d| d.id.clone()),
+                    data: self.machines[member].data_id(),
                     term,
                     order,
                 };

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use pgbaton::core::action::GuardOrder;
-use pgbaton::core::types::{DataId, MemberData, MemberName, Millis, SystemId, Term, Timeline};
+use pgbaton::core::types::{DataId, Lsn, MemberData, MemberName, Millis, SystemId, Term, Timeline};
 use pgbaton::guard::protocol::{
-    DataState, DownReason, Operation, OperationEnd, Permit, Pledge, RestPosition, Server, Status,
+    DataState, DownReason, FoundData, Operation, OperationEnd, Permit, Pledge, RestPosition, Server, Status,
 };
 
 use crate::wal::{self, Entry, Wal};
@@ -100,6 +100,14 @@ pub struct Machine {
     pub incomplete: bool,
     /// A copy that no server has recovered yet: where its log ends is not told.
     pub fresh: bool,
+    /// The pod has no guard and no sidecar: the server runs as its own files say.
+    pub plain: bool,
+    /// The data has none of pgbaton's files.
+    pub unadopted: bool,
+    /// Without pgbaton's files: `standby.signal` lies in it.
+    pub signal: bool,
+    /// A primary's data was adopted and not started since.
+    pub adopting: bool,
     pub highest_term: Term,
     pub knows_term: bool,
     pub pledge: Option<Pledge>,
@@ -118,6 +126,8 @@ pub struct Machine {
     pub standby_name: String,
     /// Process id of the walsender that serves this standby, and boot of its server.
     pub stream: Option<(usize, u64, i32)>,
+    /// Records that are held and not replayed: a standby that was restarted tells only what it has replayed.
+    pub unreplayed: usize,
     /// No WAL arrives until then, though the connection stands.
     pub slow_until: u64,
     pub busy: Option<Busy>,
@@ -147,6 +157,11 @@ impl Machine {
             knows_term: false,
             pledge: None,
             permit: None,
+            unreplayed: 0,
+            plain: false,
+            unadopted: false,
+            signal: false,
+            adopting: false,
             proc: Proc::Down(DownReason::NotStarted),
             names: String::new(),
             defined: false,
@@ -189,7 +204,34 @@ impl Machine {
     pub fn member_data(&self) -> Option<MemberData> {
         Some(MemberData {
             member: self.name.clone(),
-            data_id: self.data.as_ref()?.id.clone(),
+            data_id: self.data_id()?,
+        })
+    }
+
+    /// None while the data has none of pgbaton's files.
+    pub fn data_id(&self) -> Option<DataId> {
+        let data = self.data.as_ref().filter(|_| !self.unadopted)?;
+        Some(data.id.clone())
+    }
+
+    /// As the real guard tells it: of data that is not a member's own yet.
+    fn found(&self) -> Option<FoundData> {
+        let data = self.data.as_ref().filter(|_| self.unadopted || self.adopting)?;
+        let mut history = Vec::new();
+        for (place, entry) in data.wal.iter().enumerate() {
+            if history.last().is_none_or(|(t, _)| *t != Timeline(entry.timeline)) {
+                let begins = if place == 0 { Lsn(0) } else { wal::end(place) };
+                history.push((Timeline(entry.timeline), begins));
+            }
+        }
+        history.reverse();
+        Some(FoundData {
+            standby: self.unadopted && self.signal,
+            upstream: None,
+            application_name: None,
+            slot: None,
+            end: self.rest.as_ref().map(|_| wal::end(data.wal.len())),
+            history,
         })
     }
 
@@ -221,6 +263,14 @@ impl Machine {
         });
     }
 
+    /// The guard reads where found data ends by itself.
+    pub fn read_found(&mut self) {
+        let found = (self.unadopted || self.adopting) && !self.plain;
+        if found && self.is_down() && self.rest.is_none() {
+            self.read_rest();
+        }
+    }
+
     pub fn end_operation(&mut self, error: Option<String>) -> Option<Running> {
         let running = self.running.take()?;
         self.last_operation = Some(OperationEnd {
@@ -244,7 +294,8 @@ impl Machine {
             data,
             system_identifier: self.data.as_ref().map(|d| d.system),
             major_version: Some(15),
-            data_id: self.data.as_ref().map(|d| d.id.clone()),
+            data_id: self.data_id(),
+            found: self.found(),
             highest_term: self.highest_term,
             knows_term: self.knows_term,
             pledge: self.pledge.clone(),
@@ -294,6 +345,26 @@ impl Machine {
         };
     }
 
+    /// What is not done with data that was never adopted.
+    fn against_found(&self, order: &GuardOrder) -> Option<&'static str> {
+        match order {
+            GuardOrder::Adopt if self.found().is_none() || !(self.signal || self.is_down()) => {
+                Some("nothing to adopt")
+            }
+            GuardOrder::StartPrimary { .. } | GuardOrder::Promote { .. } | GuardOrder::Rewind { .. }
+                if self.unadopted =>
+            {
+                Some("never adopted")
+            }
+            GuardOrder::Follow { .. } | GuardOrder::StandAlone { .. } | GuardOrder::Clone { .. }
+                if self.unadopted && !self.signal =>
+            {
+                Some("a primary's data that was never adopted")
+            }
+            _ => None,
+        }
+    }
+
     /// Checks and begins an order; the answer is how long it takes, or why it is refused.
     pub fn begin(&mut self, term: Term, order: &GuardOrder, now: u64) -> Result<u64, String> {
         let pledged = self.pledge.as_ref().map_or(Term(0), |p| p.term);
@@ -313,6 +384,9 @@ impl Machine {
         }
         self.highest_term = term;
         self.knows_term = true;
+        if let Some(why) = self.against_found(order) {
+            return Err(why.to_owned());
+        }
         let whole = self.data.is_some() && !self.incomplete;
         match order {
             GuardOrder::NoteTerm => Ok(20),

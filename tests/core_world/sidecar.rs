@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use pgbaton::core::adoption::Survey;
 use pgbaton::core::decide::{Decision, decide};
 use pgbaton::core::observe::{
     GuardView, Lanes, LeaseView, Observation, Outcome, PeerReport, SeenLease, ServerView, Settings,
@@ -20,6 +21,7 @@ pub enum Input {
     Probe(Evidence<ServerView>),
     Peer(Box<Evidence<PeerReport>>),
     Service(Term, Option<MemberName>),
+    Survey(Survey),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub struct Sidecar {
     pub guard: GuardView,
     pub server: Option<Evidence<ServerView>>,
     pub peers: BTreeMap<MemberName, Evidence<PeerReport>>,
+    pub survey: Survey,
+    pub next_survey: u64,
     pub told_term: Option<Term>,
     pub lanes: Lanes,
     pub outcomes: Vec<Outcome>,
@@ -71,6 +75,8 @@ impl Sidecar {
             guard: GuardView::Unknown,
             server: None,
             peers: BTreeMap::new(),
+            survey: Survey::NotYet,
+            next_survey: 0,
             told_term: None,
             lanes: Lanes::default(),
             outcomes: Vec::new(),
@@ -101,6 +107,8 @@ impl Sidecar {
         self.guard = GuardView::Unknown;
         self.server = None;
         self.peers.clear();
+        self.survey = Survey::NotYet;
+        self.next_survey = 0;
         self.told_term = None;
         self.lanes = Lanes::default();
         self.outcomes.clear();
@@ -163,6 +171,7 @@ impl Sidecar {
                 self.peers.insert(report.value.member.clone(), *report);
             }
             Input::Service(term, member) => self.service = Some((term, member)),
+            Input::Survey(survey) => self.survey = survey,
         }
     }
 
@@ -181,6 +190,7 @@ impl Sidecar {
             guard: self.guard.clone(),
             server: self.server.clone(),
             peers: self.peers.clone(),
+            survey: self.survey.clone(),
             told_term: self.told_term,
             lanes: self.lanes.clone(),
             outcomes: std::mem::take(&mut self.outcomes),

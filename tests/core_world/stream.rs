@@ -154,7 +154,8 @@ impl World {
     fn names_are_recorded(&mut self, member: usize) {
         let machine = &self.machines[member];
         let Some(record) = self.api.record() else { return };
-        let leads = record.primary.as_ref().map(Member::data) == machine.member_data();
+        let mine = machine.member_data();
+        let leads = mine.is_some() && record.primary.as_ref().map(Member::data) == mine;
         if !leads || record.durability == Durability::Async || self.checks.waived {
             return;
         }

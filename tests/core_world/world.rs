@@ -27,6 +27,8 @@ pub struct Plan {
     pub maximum_lag: u64,
     /// Every checkpoint takes seconds.
     pub slow_checkpoints: bool,
+    /// The right to list StatefulSets is missing.
+    pub may_not_list: bool,
     /// Members marked by `STANDBY_MODE=off`.
     pub first: Vec<usize>,
 }
@@ -41,6 +43,7 @@ impl Default for Plan {
             sync_standbys: 1,
             maximum_lag: 1 << 20,
             slow_checkpoints: false,
+            may_not_list: false,
             first: vec![0],
         }
     }
@@ -75,6 +78,8 @@ pub struct World {
     /// Members that do not reach the API server, and until when.
     pub api_cuts: BTreeMap<usize, u64>,
     pub checks: Checks,
+    /// Replicas of each StatefulSet, where not one.
+    pub replicas: BTreeMap<usize, u32>,
     pub story: Vec<String>,
     pub next_id: u64,
     pub answers: Vec<(String, bool, String)>,
@@ -126,6 +131,7 @@ impl World {
                 asynchronous,
                 ..Checks::default()
             },
+            replicas: BTreeMap::new(),
             story: Vec::new(),
             next_id: 1,
             answers: Vec::new(),

@@ -9,6 +9,7 @@ pub mod host;
 pub mod kubelet;
 pub mod member;
 pub mod objects;
+pub mod plain;
 pub mod process;
 pub mod rig;
 pub mod settings;

@@ -122,11 +122,11 @@ fn server_command(settings: &Settings, programs: &Programs) -> Vec<String> {
     command
 }
 
-fn plain(name: &str, value: &str) -> Value {
+pub(super) fn plain(name: &str, value: &str) -> Value {
     json!({ "name": name, "value": value })
 }
 
-fn secret(key: &str) -> Value {
+pub(super) fn secret(key: &str) -> Value {
     json!({ "name": key, "valueFrom": { "secretKeyRef": { "name": "postgresql", "key": key } } })
 }
 
@@ -146,7 +146,7 @@ fn role_env(member: &Member) -> [Value; 2] {
     }
 }
 
-fn image_env(programs: &Programs) -> Vec<Value> {
+pub(super) fn image_env(programs: &Programs) -> Vec<Value> {
     vec![plain("PATH", &programs.path), plain("LANG", "C.UTF-8")]
 }
 
@@ -198,6 +198,10 @@ fn sidecar_env(settings: &Settings, member: &Member, programs: &Programs) -> Vec
         plain("PGBATON_AVAILABILITY", availability),
         plain("KUBECONFIG", &programs.kubeconfig),
     ]);
+    if settings.choice.plain {
+        let addresses = super::plain::server_addresses(settings);
+        env.push(plain("PGBATON_SERVER_ADDRESSES", &addresses));
+    }
     let keys = [
         "POSTGRES_USER",
         "POSTGRES_PASSWORD",
@@ -242,6 +246,12 @@ pub fn member_rights(members: &[Member]) -> Vec<Rule> {
         rule(&["get", "patch"], "", "pods").names(&pods),
         rule(&["create"], "events.k8s.io", "events"),
     ]
+}
+
+/// What the component deploy/adopt adds.
+#[must_use]
+pub fn adoption_rights() -> Rule {
+    Rule::new(&["list"], "apps", &["statefulsets"]).in_namespace(NAMESPACE)
 }
 
 /// The pod that a StatefulSet's controller makes of its template.

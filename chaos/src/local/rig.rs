@@ -148,12 +148,17 @@ impl Rig {
     /// # Errors
     /// What the API server says.
     pub fn apply_stateful_set(&self, member: &Member, standby_mode: &str, primary: &str) -> Result<()> {
-        let entrypoint = self.settings.directory.join("bin").join("docker-entrypoint.sh");
-        let programs = programs(&self.settings, member, &entrypoint);
+        let programs = self.programs_of(member);
         let mut set = objects::stateful_set(&self.settings, member, &programs);
         objects::set_env(&mut set, STANDBY_MODE, standby_mode);
         objects::set_env(&mut set, PRIMARY_ADDRESS, primary);
         self.store.create(Kind::StatefulSet, set).map(|_| ())
+    }
+
+    /// Paths for a member's template.
+    pub(super) fn programs_of(&self, member: &Member) -> Programs {
+        let entrypoint = self.settings.directory.join("bin").join("docker-entrypoint.sh");
+        programs(&self.settings, member, &entrypoint)
     }
 
     /// Ends everything. `keep`: the directory stays.
@@ -210,10 +215,13 @@ fn seed(settings: &Settings, store: &Store, members: &[Member], entrypoint: &Pat
         let path = member.root.join("kubeconfig");
         write_kubeconfig(store, &member.name, &path)?;
         host::give(&path, settings.account.as_ref())?;
-        store.create(
-            Kind::StatefulSet,
-            objects::stateful_set(settings, member, &programs(settings, member, entrypoint)),
-        )?;
+        let programs = programs(settings, member, entrypoint);
+        let set = if settings.choice.plain {
+            super::plain::stateful_set(settings, member, &programs)
+        } else {
+            objects::stateful_set(settings, member, &programs)
+        };
+        store.create(Kind::StatefulSet, set)?;
     }
     Ok(())
 }

@@ -103,6 +103,8 @@ pub struct Choice {
     pub sidecar_env: Vec<(String, String)>,
     /// Further environment of one member's sidecar: its index, name, value.
     pub member_sidecar_env: Vec<(u8, String, String)>,
+    /// The StatefulSets are the tutorial's own, without guard and sidecar.
+    pub plain: bool,
     /// Further environment of every guard, for tests.
     pub guard_env: Vec<(String, String)>,
 }
@@ -120,6 +122,7 @@ impl Default for Choice {
             namespaces: true,
             sidecar_env: Vec::new(),
             member_sidecar_env: Vec::new(),
+            plain: false,
             guard_env: Vec::new(),
         }
     }

@@ -283,6 +283,7 @@ fn lease_facts(lease: Option<&Value>) -> Vec<(&'static str, String)> {
 fn step_text(step: &Step) -> String {
     match step {
         Step::Initialising { by } => format!("{by} initialises the cluster"),
+        Step::Adopting { by } => format!("{by} adopts its data"),
         Step::Handover { from, to, why, .. } => format!("{from} hands over to {to}: {why}"),
         Step::Promoting { member } => format!("{member} is being promoted"),
         Step::Restarting { member } => format!("{member} restarts in place"),

@@ -6,6 +6,7 @@
     reason = "a test may end here; the lint knows only functions marked as tests"
 )]
 
+mod adoption;
 mod at_rest;
 mod bad_input;
 mod commands;

@@ -2,16 +2,41 @@
 
 use super::Mind;
 use crate::core::action::{ClaimEvidence, GuardOrder, OrderState, SwapKind};
+use crate::core::adoption::Obstacle;
 use crate::core::history;
 use crate::core::observe::{PeerReport, PersonOrder, RecordView, SeenLease, ServerView};
 use crate::core::record::{Availability, Durability, Member, Promotion, Record, Step, SyncSet};
 use crate::core::types::{Lsn, MemberData, Millis, Position, Term, Timeline};
 use crate::guard::protocol::{Server, Status};
 
+/// Why the term begins, for people.
+const BY_A_PERSON: &str = "adopted by a person";
+
 impl Mind<'_> {
     /// Does what was ordered, when it can be done. Never beside a server that runs under a permit: whoever held the Lease may have one
     /// for as long as the Lease has not run out.
     pub(super) fn adopt(&mut self, lease: &SeenLease, guard: &Status, order: &PersonOrder, term: Term) {
+        let never = matches!(&lease.record, RecordView::Good(r) if r.is_never_initialised());
+        if (never || guard.found.is_some())
+            && let Some(obstacle) = self.against_order(guard)
+        {
+            // Whoever is held by no guard cannot be fenced: it must not run, or be known for a standby.
+            if obstacle != Obstacle::NotLooked {
+                let text = format!("{obstacle}; nothing was changed");
+                self.answer(order, OrderState::Refused, text);
+            }
+            return;
+        }
+        if let Some(found) = &guard.found {
+            if !found.standby && found.end.is_none() {
+                self.wake_in(Millis(100));
+                return;
+            }
+            if guard.data_id.is_none() {
+                self.order(guard.highest_term, GuardOrder::Adopt);
+                return;
+            }
+        }
         let Some(mine) = self.my_data(guard) else {
             let text = format!("{} has no data that could be adopted", self.settings.me);
             return self.answer(order, OrderState::Refused, text);
@@ -34,7 +59,7 @@ impl Mind<'_> {
         let record = match (&guard.server, rest, pledged) {
             (Server::Primary, ..) if runs => match self.server_fresh() {
                 Some(ServerView::Primary { timeline, .. }) => {
-                    self.adopted(lease, guard, mine, term, *timeline)
+                    self.adopted(lease, guard, mine, term, *timeline, BY_A_PERSON)
                 }
                 _ => return,
             },
@@ -56,14 +81,15 @@ impl Mind<'_> {
         self.swap_as(lease, SwapKind::Claim(ClaimEvidence::WriteBack), term, record);
     }
 
-    /// A new record around this member's data, whose server runs read-write on `timeline`.
-    fn adopted(
+    /// A new record around this member's data, whose server runs read-write on `timeline`, or will.
+    pub(super) fn adopted(
         &self,
         lease: &SeenLease,
         guard: &Status,
         mine: MemberData,
         term: Term,
         timeline: Timeline,
+        why: &str,
     ) -> Record {
         let former = match &lease.record {
             RecordView::Good(record) => Some(record.as_ref()),
@@ -87,8 +113,9 @@ impl Mind<'_> {
         if let Some(former) = former.filter(|r| r.system_identifier == guard.system_identifier) {
             record.promotions.clone_from(&former.promotions);
         }
+        record.promotions.extend(found_promotions(&record, guard));
         record.sync_sets = vec![SyncSet::empty()];
-        self.note_history(&mut record, term, "adopted by a person", Lsn(0));
+        self.note_history(&mut record, term, why, Lsn(0));
         record
     }
 
@@ -101,7 +128,7 @@ impl Mind<'_> {
         term: Term,
         own: Position,
     ) -> Record {
-        let mut record = self.adopted(lease, guard, mine, term, own.timeline);
+        let mut record = self.adopted(lease, guard, mine, term, own.timeline, BY_A_PERSON);
         let timeline = history::next_timeline(&record, own.timeline);
         record.timeline = Some(timeline);
         record.timelines_given.insert(timeline);
@@ -123,6 +150,22 @@ impl Mind<'_> {
         let recorded = former.and_then(|r| r.timelines_given.iter().next_back().copied());
         peers.chain(recorded).fold(own, Ord::max)
     }
+}
+
+/// The promotions of before pgbaton, from the found data's own history: so that standbys on an older timeline can be judged.
+fn found_promotions(record: &Record, guard: &Status) -> Vec<Promotion> {
+    let history = guard.found.as_ref().map_or(&[][..], |f| &f.history);
+    let known = |timeline: Timeline| record.promotions.iter().any(|p| p.timeline == timeline);
+    let pairs = history.windows(2).rev().filter(|pair| !known(pair[0].0));
+    pairs
+        .map(|pair| Promotion {
+            timeline: pair[0].0,
+            parent: pair[1].0,
+            // A position is where a record begins: one that begins where the new timeline does is not the parent's.
+            switch_point: Lsn(pair[0].1.0.saturating_sub(1)),
+            term: Term(0),
+        })
+        .collect()
 }
 
 /// The peer's server is, or becomes, read-write, with data of the same cluster.

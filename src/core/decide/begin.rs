@@ -2,6 +2,7 @@
 
 use super::{Chosen, Mind};
 use crate::core::action::{ClaimEvidence, GuardOrder, SwapKind};
+use crate::core::adoption::Adoption;
 use crate::core::observe::SeenLease;
 use crate::core::phase::Phase;
 use crate::core::record::{Member, Record, Step, SyncSet};
@@ -14,6 +15,9 @@ const FIRST_TIMELINE: Timeline = Timeline(1);
 
 impl Mind<'_> {
     pub(super) fn begin(&mut self, lease: &SeenLease, record: &Record, guard: &Status) -> Chosen {
+        if let Some(chosen) = self.in_place(lease, record, guard) {
+            return chosen;
+        }
         if self.stop_when_pod_ends(guard) {
             return (Phase::Uninitialised, Why::WaitingForFirstPrimary);
         }
@@ -22,6 +26,11 @@ impl Mind<'_> {
         }
         if !self.settings.first_primary {
             return (Phase::Uninitialised, Why::WaitingForFirstPrimary);
+        }
+        if let Some(elsewhere) = self.data_elsewhere(record) {
+            // A second cluster beside the one that is there would be made.
+            self.wake_in(super::Millis(250));
+            return (Phase::Uninitialised, Why::Adoption(elsewhere));
         }
         let evidence = match &lease.holder {
             None if lease.term == Term(0) => Some(ClaimEvidence::NeverHeld),
@@ -47,6 +56,13 @@ impl Mind<'_> {
     }
 
     fn initialise(&mut self, lease: &SeenLease, record: &Record, guard: &Status) -> Chosen {
+        if let Some(Step::Adopting { by }) = &record.step {
+            // The data that was being adopted is gone. No database is made in its place: other servers hold the rest of it.
+            return (
+                Phase::Uninitialised,
+                Why::Adoption(Adoption::By { by: by.clone() }),
+            );
+        }
         let mine = matches!(&record.step, Some(Step::Initialising { by }) if *by == self.settings.holder);
         self.renew_when_due(lease, record.clone());
         if !mine {
@@ -63,6 +79,9 @@ impl Mind<'_> {
         }
         if guard.data != DataState::Complete {
             self.wake_in(super::Millis(50));
+            if let Some(elsewhere) = self.data_elsewhere(record) {
+                return (Phase::Initialising, Why::Adoption(elsewhere));
+            }
             if self.permitted(guard, lease.term) {
                 self.order(lease.term, GuardOrder::Initialise);
             } else if self.state.basis.is_none() {

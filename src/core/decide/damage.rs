@@ -47,15 +47,17 @@ impl Mind<'_> {
                 .is_some_and(|rest| rest.starts_with('_')),
             _ => false,
         };
-        if guard.data == DataState::Complete && !initialises(&self.settings.me) {
+        // Data that was made without pgbaton is no sign of a lost record: it waits to be adopted.
+        let ours = |g: &Status| g.data == DataState::Complete && g.found.is_none();
+        if ours(guard) && !initialises(&self.settings.me) {
             return Err(format!(
                 "its record says never initialised, and {} has data",
                 self.settings.me
             ));
         }
-        let other = self.fresh_peers().find(|p| {
-            !initialises(&p.member) && p.guard.as_ref().is_some_and(|g| g.data == DataState::Complete)
-        });
+        let other = self
+            .fresh_peers()
+            .find(|p| !initialises(&p.member) && p.guard.as_ref().is_some_and(ours));
         match other {
             Some(peer) => Err(format!(
                 "its record says never initialised, and {} has data",
@@ -146,6 +148,11 @@ impl Mind<'_> {
             ])
             .max();
         highest.unwrap_or_default()
+    }
+
+    /// A term above every one seen.
+    pub(super) fn term_above_all(&self, lease: &SeenLease, guard: &Status) -> Term {
+        Term(self.highest_term(lease, guard).0.saturating_add(1))
     }
 
     /// Adds a term to the history of a record.

@@ -85,6 +85,11 @@ impl Mind<'_> {
 
     fn follow_primary(&mut self, record: &Record, guard: &Status, primary: &Member) -> Chosen {
         self.note_rejoin(record, guard, primary);
+        if guard.operation.is_none()
+            && let Some(joining) = self.join(record, guard, primary)
+        {
+            return joining;
+        }
         if guard.operation.as_ref().is_some_and(|o| o.kind == "clone")
             && self
                 .state
@@ -326,7 +331,13 @@ impl Mind<'_> {
         }
     }
 
-    fn rejoin_by(&mut self, way: RejoinWay, record: &Record, guard: &Status, primary: &Member) -> Chosen {
+    pub(super) fn rejoin_by(
+        &mut self,
+        way: RejoinWay,
+        record: &Record,
+        guard: &Status,
+        primary: &Member,
+    ) -> Chosen {
         let position = guard.rest.as_ref().map(|r| r.position);
         let why = Why::Rejoining {
             way,

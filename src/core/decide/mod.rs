@@ -1,14 +1,18 @@
 //! `decide`: from what is remembered and what is seen to what is done, and why. Pure.
 //!
 //! One file per situation: `lead` (holds the Lease as recorded primary), `sets` (its sync sets), `step_down`, `restart` (its server starts in place), `take`
-//! (holds the Lease of a new term), `claim` (may take it), `follow` (somebody else leads), `begin` (never initialised), `adopt` (a person's word),
-//! `damage` (the record is lost).
+//! (holds the Lease of a new term), `claim` (may take it), `follow` (somebody else leads), `begin` (never initialised), `in_place` (never
+//! initialised, and the data here was made without pgbaton), `heard` (what stands against that), `join` (such data in a cluster that has a
+//! primary), `adopt` (a person's word), `damage` (the record is lost).
 
 mod adopt;
 mod begin;
 mod claim;
 mod damage;
 mod follow;
+mod heard;
+mod in_place;
+mod join;
 mod lead;
 mod orders;
 mod outcomes;
