@@ -18,11 +18,11 @@ JSON ?=
 DEMO_FLAGS = --members $(MEMBERS) --durability $(DURABILITY) --repeat $(REPEAT) --clients $(CLIENTS) --subnet $(SUBNET) \
 	$(foreach fault,$(FAULT),--fault $(fault)) $(if $(KEEP),--keep) $(if $(JSON),--json)
 
-.PHONY: help setup build demo faults test outages lint deny clean
+.PHONY: help setup build demo faults test outages lint deny clean image cluster cluster-down cluster-smoke chaos-all
 
 help: ## Show this list
 	@echo "Targets:"
-	@sed -n 's/^\([a-z]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
 	@echo "Settings of 'make demo', with their defaults:"
 	@echo "  FAULT=$(FAULT) (several: FAULT=\"pod-kill pod-delete\"; 'make faults' lists them)  KEEP=1 leaves it running for play"
 	@echo "  MEMBERS=$(MEMBERS) DURABILITY=$(DURABILITY) (or async) REPEAT=$(REPEAT) CLIENTS=$(CLIENTS) SUBNET=$(SUBNET) JSON=1"
@@ -45,6 +45,21 @@ test: build ## Run all tests (some fifteen minutes: every fault on real clusters
 
 outages: build ## Measure outages again and again, for docs/evidence/outages.md (hours; goes on where it was)
 	@scripts/outages.sh $(RELEASE)/pgbaton-chaos $(OUTAGES)
+
+image: build ## Build pgbaton's image into target/pgbaton.tar (an OCI archive; deploy/README.md says how to load it)
+	@chaos/cluster/image-pgbaton.sh $(RELEASE)/pgbaton target/pgbaton.tar
+
+cluster: build ## A real Kubernetes of three nodes on this machine, with pgbaton in it (root; the first time takes minutes)
+	@chaos/cluster/cluster.sh $(RELEASE)/pgbaton
+
+cluster-down: ## End the machine's Kubernetes and remove everything of it
+	@chaos/cluster/down.sh
+
+cluster-smoke: build ## Check deploy/ and eight scenarios on a real Kubernetes
+	@chaos/cluster/smoke.sh $(RELEASE)
+
+chaos-all: build ## Run all scenarios on a real Kubernetes, for docs/evidence/chaos.md (goes on where it was)
+	@chaos/cluster/all.sh $(RELEASE)
 
 lint: ## Check format, lints and dependencies
 	$(CARGO) fmt --all --check

@@ -182,7 +182,7 @@ fn a_volume_that_would_lose_the_pledge_without_the_data_is_refused() {
     fs::create_dir(rig.base().join("data/pgbaton")).unwrap();
     fs::create_dir(rig.pgdata()).unwrap();
     let pgdata = rig.pgdata().display().to_string();
-    let run = rig.base().join("run").display().to_string();
+    let run = rig.base().join("no-run").display().to_string();
     let args = ["--pgdata", &pgdata, "--run-dir", &run, "--", "entry.sh"];
     for (mounted, says) in [
         (
@@ -221,4 +221,25 @@ fn a_second_guard_on_the_same_volume_gives_up_and_changes_nothing() {
     assert_eq!(rig.status().server, Server::Primary);
     rig.sql("insert into t values (1)");
     rig.permit(1, 60_000);
+}
+
+#[test]
+fn the_refusal_is_left_for_the_sidecar_and_nothing_else() {
+    let rig = Rig::new();
+    fs::create_dir(rig.pgdata()).unwrap();
+    let run = rig.base().join("run");
+    let pgdata = rig.pgdata().display().to_string();
+    let run_dir = run.display().to_string();
+    let args = ["--pgdata", &pgdata, "--run-dir", &run_dir, "--", "entry.sh"];
+    let mount = format!("mount -t tmpfs none {pgdata}");
+    let before = snapshot(&rig.base().join("data"));
+    let (success, text) = guard(&rig, &mount, &args);
+    assert!(!success, "{text}");
+    assert_eq!(snapshot(&rig.base().join("data")), before);
+    let left = pgbaton::guard::refusal::read(&run).unwrap();
+    assert!(
+        left.contains("is itself a mount point") && text.contains(&left),
+        "{left}"
+    );
+    assert_eq!(fs::read_dir(&run).unwrap().count(), 1);
 }

@@ -11,11 +11,12 @@ use pgbaton::core::types::{Lsn, MemberName, Millis, SystemId, Term};
 use pgbaton::core::why::{RejoinWay, StepDown, Why};
 
 /// `action` of the Events: words beside the reasons in src/runtime/events.rs.
-const ACTIONS: [&str; 16] = [
+const ACTIONS: [&str; 18] = [
     "Adopt",
     "Archive",
     "Ask",
     "Claim",
+    "Compare",
     "Follow",
     "Initialise",
     "Look",
@@ -25,6 +26,7 @@ const ACTIONS: [&str; 16] = [
     "Rejoin",
     "Replicate",
     "Restart",
+    "Start",
     "StepDown",
     "Wait",
     "Write",

@@ -6,17 +6,8 @@ set -Eeuo pipefail
 need_root
 binary=${1:?usage: load.sh PGBATON_BINARY [TAG]}
 tag=${2:-0.1.0}
-export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
 archive=$STATE/pgbaton-$tag.tar
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cp "$binary" "$work/pgbaton"
-# What people and the nodes need of it: debug information is for whoever builds it.
-strip "$work/pgbaton"
-buildah bud -q --build-arg "VERSION=$tag" -f "$here/../../deploy/Dockerfile" -t "localhost/pgbaton:$tag" "$work" >/dev/null
-rm -f "$archive"
-buildah push -q "localhost/pgbaton:$tag" "oci-archive:$archive:docker.io/library/pgbaton:$tag"
-buildah rmi -f "localhost/pgbaton:$tag" >/dev/null
+"$here/image-pgbaton.sh" "$binary" "$archive" "$tag"
 
 # import SOCKET FILE...: only what the node does not have; pgbaton's always, its tag may stand for another binary now.
 import() {

@@ -13,9 +13,9 @@ use futures_util::{Stream, StreamExt};
 use k8s_openapi::api::authorization::v1::SelfSubjectAccessReview;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Service;
-use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, PostParams, WatchEvent, WatchParams};
-use serde_json::json;
+use kube::{Client, ResourceExt};
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// The next event that is no bookmark: its word, the holder or name it is about, and the object.
@@ -192,22 +192,129 @@ async fn rights_by_name() {
     ground.end().await;
 }
 
+/// A question about a right as it is sent.
+fn question(attributes: &Value) -> SelfSubjectAccessReview {
+    object(json!({ "spec": { "resourceAttributes": attributes } }))
+}
+
 #[tokio::test]
 async fn one_can_ask_for_ones_rights() {
     let ground = Ground::new().await;
     let reviews: Api<SelfSubjectAccessReview> = Api::all(ground.member.clone());
-    for (verb, name, allowed) in [
-        ("patch", "postgres", true),
-        ("patch", "other", false),
-        ("delete", "postgres", false),
-        ("create", "", false),
+    let own = ground.namespace.as_str();
+    let (leases, events) = (("coordination.k8s.io", "leases"), ("events.k8s.io", "events"));
+    for (verb, (group, resource), name, namespace, allowed) in [
+        ("patch", leases, "postgres", own, true),
+        ("list", leases, "postgres", own, true),
+        ("watch", leases, "postgres", own, true),
+        ("patch", leases, "other", own, false),
+        ("delete", leases, "postgres", own, false),
+        ("*", leases, "postgres", own, false),
+        ("patch", leases, "postgres", "elsewhere", false),
+        // Without a name it is about all of them; without a namespace, too.
+        ("patch", leases, "", own, false),
+        ("watch", leases, "", own, false),
+        ("patch", leases, "postgres", "", false),
+        ("create", leases, "", own, false),
+        ("create", events, "", own, true),
+        ("create", ("", "events"), "", own, false),
+        (
+            "patch",
+            ("coordination.k8s.io", "leases/status"),
+            "postgres",
+            own,
+            false,
+        ),
+        (
+            "patch",
+            ("coordination.k8s.io", "unheard-of"),
+            "postgres",
+            own,
+            false,
+        ),
     ] {
-        let review = object(
-            json!({"spec": {"resourceAttributes": {"namespace": ground.namespace, "verb": verb,
-            "group": "coordination.k8s.io", "resource": "leases", "name": name}}}),
+        let attributes = json!({ "namespace": namespace, "verb": verb, "group": group, "resource": resource, "name": name });
+        let asked = question(&attributes);
+        let answer = reviews.create(&PostParams::default(), &asked).await.unwrap();
+        let at = format!("{verb} {resource} {name} in {namespace}");
+        let status = answer.status.unwrap();
+        assert_eq!(status.allowed, allowed, "{at}");
+        assert_ne!(status.denied, Some(true), "{at}: not allowed is not denied");
+        assert_eq!(status.evaluation_error, None, "{at}");
+        let reason = status.reason.unwrap_or_default();
+        assert_eq!(
+            reason.starts_with("RBAC: allowed by RoleBinding \""),
+            allowed,
+            "{at}: {reason}"
         );
-        let answer = reviews.create(&PostParams::default(), &review).await.unwrap();
-        assert_eq!(answer.status.unwrap().allowed, allowed, "{verb} {name}");
+        let repeated = answer.spec.resource_attributes.unwrap();
+        assert_eq!(repeated.verb.as_deref(), Some(verb));
     }
+    // With a subresource of its own name.
+    let status = json!({ "namespace": own, "verb": "patch", "group": "coordination.k8s.io", "resource": "leases",
+        "subresource": "status", "name": "postgres" });
+    let answer = reviews
+        .create(&PostParams::default(), &question(&status))
+        .await
+        .unwrap();
+    assert!(!answer.status.unwrap().allowed);
+    ground.end().await;
+}
+
+#[tokio::test]
+async fn an_administrator_has_every_right_and_a_question_is_not_stored() {
+    let ground = Ground::new().await;
+    // An administrator may everything, also what no rule names.
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(ground.admin.clone());
+    let all = question(&json!({ "verb": "delete", "resource": "secrets" }));
+    let answer = reviews.create(&PostParams::default(), &all).await.unwrap();
+    assert!(answer.status.unwrap().allowed);
+    assert_eq!(answer.metadata.name, None);
+    assert_eq!(answer.metadata.uid, None);
+    ground.end().await;
+}
+
+#[tokio::test]
+async fn questions_about_rights_that_are_refused() {
+    let ground = Ground::new().await;
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let send = async |client: &Client, method: &str, media: &str, body: &str| {
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", media);
+        let request = request.body(body.as_bytes().to_vec()).unwrap();
+        refusal(client.request_text(request).await)
+    };
+    let both =
+        r#"{"spec":{"resourceAttributes":{"verb":"get"},"nonResourceAttributes":{"path":"/","verb":"get"}}}"#;
+    let typed = |rest: &str| {
+        let kind = r#"{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectAccessReview","#;
+        format!("{kind}{}", &rest[1..])
+    };
+    let json_type = "application/json";
+    for (method, media, body, code) in [
+        ("POST", json_type, typed(r#"{"spec":{}}"#), 422),
+        ("POST", json_type, typed(both), 422),
+        ("POST", json_type, "nonsense".to_owned(), 400),
+        ("POST", "text/plain", typed(r#"{"spec":{}}"#), 415),
+        ("GET", json_type, String::new(), 405),
+    ] {
+        let told = send(&ground.member, method, media, &body).await;
+        assert_eq!(told.0, code, "{method} {media} {body}: {told:?}");
+    }
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(ground.member.clone());
+    let empty = object(json!({ "spec": {} }));
+    let text = message(reviews.create(&PostParams::default(), &empty).await);
+    assert!(
+        text.contains("exactly one of nonResourceAttributes or resourceAttributes must be specified"),
+        "{text}"
+    );
+    let one = typed(r#"{"spec":{"resourceAttributes":{"verb":"get","resource":"pods"}}}"#);
+    let told = send(&ground.stranger, "POST", json_type, &one).await;
+    assert_eq!(told, (401, "Unauthorized".to_owned()));
+    // Where nobody may come without a token, that is 401 already.
+    let told = send(&ground.anonymous, "POST", json_type, &one).await;
+    assert!([401, 403].contains(&told.0), "{told:?}");
     ground.end().await;
 }

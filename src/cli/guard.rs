@@ -8,6 +8,7 @@ use anyhow::Context;
 
 use crate::guard::keeper::{KEEPER_ENV, keep};
 use crate::guard::prepare::Asked;
+use crate::guard::refusal;
 
 /// Runs PostgreSQL as the container's main process, and only while it may run.
 #[derive(Debug, clap::Args)]
@@ -85,5 +86,9 @@ pub fn run(args: GuardArgs) -> anyhow::Result<ExitCode> {
         stop_timeout,
         allow_not_init,
     };
-    crate::guard::run::run(&asked, &command)
+    let ended = crate::guard::run::run(&asked, &command);
+    if let Err(error) = &ended {
+        refusal::leave(&asked.run_dir, &asked.pgdata, &format!("{error:#}"));
+    }
+    ended
 }

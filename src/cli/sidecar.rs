@@ -25,6 +25,9 @@ const RENEW_LEAST: Duration = Duration::from_millis(100);
 /// Least and most of the other timeouts.
 const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(600));
 
+/// Least and most of the time for a round of questions about rights.
+const PREFLIGHT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3_600));
+
 /// `STANDBY_MODE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Switch {
@@ -47,6 +50,9 @@ pub struct Args {
     /// Namespace of all objects
     #[arg(long, env = "POD_NAMESPACE")]
     namespace: String,
+    /// Name of the pod (downward API: metadata.name); where it is given, a pod that is not the member's first one is refused
+    #[arg(long, env = "POD_NAME")]
+    pod_name: Option<String>,
     /// UID of the pod (downward API: metadata.uid)
     #[arg(long, env = "POD_UID")]
     pod_uid: String,
@@ -131,6 +137,9 @@ pub struct Args {
     /// The password before, while it is rotated: members with either one hear each other
     #[arg(long, env = "REPLICATION_PASSWORD_PREVIOUS", hide_env_values = true)]
     replication_password_previous: Option<String>,
+    /// In this time every right is asked about once more; for tests
+    #[arg(long, env = "PGBATON_PREFLIGHT_INTERVAL", default_value = "12min", hide = true, value_parser = humantime::parse_duration)]
+    preflight_interval: Duration,
     /// What to log (as RUST_LOG)
     #[arg(long, env = "PGBATON_LOG", default_value = "info")]
     log: String,
@@ -237,6 +246,7 @@ impl Args {
             availability: self.availability,
             silence_timeout: self.silence_timeout,
             maximum_read_lag: self.maximum_read_lag,
+            preflight_interval: self.preflight_interval,
         })
     }
 
@@ -248,10 +258,25 @@ impl Args {
             &self.service,
             NameKind::ServiceLabel,
         )?;
+        self.check_pod_name()?;
         checks::run_dir("--run-dir (PGBATON_RUN_DIR)", &self.run_dir)?;
         HolderId::new(self.member.clone(), &self.pod_uid)
             .map(|_| ())
             .map_err(|e| format!("--pod-uid (POD_UID): {e}; set it from the downward API's metadata.uid"))
+    }
+
+    /// Two pods that say they are the same member would take turns at being it.
+    fn check_pod_name(&self) -> Result<(), String> {
+        let expected = format!("{}-0", self.member);
+        match &self.pod_name {
+            Some(name) if *name != expected => Err(format!(
+                "--pod-name (POD_NAME) is '{name}': member {0} is pod {expected} and no other. If the StatefulSet has several \
+                 replicas, scale it to 1 (kubectl scale statefulset {0} --replicas=1) and add members as StatefulSets of their own; \
+                 else set --member (PGBATON_MEMBER) to this pod's StatefulSet",
+                self.member
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn check_addresses(&self) -> Result<(), String> {
@@ -370,6 +395,11 @@ impl Args {
                 ));
             }
         }
+        checks::duration(
+            "--preflight-interval (PGBATON_PREFLIGHT_INTERVAL)",
+            self.preflight_interval,
+            PREFLIGHT,
+        )?;
         if self.silence_timeout <= self.renew_interval {
             return Err(format!(
                 "--silence-timeout (PGBATON_SILENCE_TIMEOUT) is {}: a leader that renews every {} ({renew}) would seem \

@@ -5,7 +5,7 @@ use clap::{CommandFactory as _, Parser as _};
 use super::*;
 use crate::cli::{Cli, Command, checks};
 
-const GOOD: [(&str, &str); 33] = [
+const GOOD: [(&str, &str); 35] = [
     ("install", ""),
     ("member", "postgres-1"),
     ("namespace", "default"),
@@ -39,6 +39,8 @@ const GOOD: [(&str, &str); 33] = [
     ("log-format", "human"),
     ("maximum-read-lag", "16777216"),
     ("replication-password-previous", "the old one"),
+    ("preflight-interval", "12min"),
+    ("pod-name", "postgres-1-0"),
 ];
 
 /// The settings of a command line in which these flags have other values (none: are left out).
@@ -79,6 +81,7 @@ fn good_settings_are_taken() {
             ("silence-timeout", Some("6s")),
         ],
         &[("postgres-host", Some("localhost"))],
+        &[("pod-name", None)],
         &[("sync-standbys", Some("15"))],
     ] {
         assert!(read(good).is_ok(), "{good:?}: {:?}", read(good).err());
@@ -98,6 +101,9 @@ pod-uid | (none) | POD_UID | metadata.uid
 pod-uid |  | POD_UID | metadata.uid
 pod-uid | a_b | POD_UID | metadata.uid
 pod-uid | a b | POD_UID | metadata.uid
+pod-name | postgres-1-1 | POD_NAME | --replicas=1
+pod-name | postgres-2-0 | POD_NAME | PGBATON_MEMBER
+pod-name |  | POD_NAME | pod postgres-1-0
 pod-ip | (none) | POD_IP | status.podIP
 pod-ip |  | POD_IP | status.podIP
 pod-ip | postgres-1 | POD_IP | status.podIP
@@ -141,6 +147,7 @@ standby-timeout | 11s | PGBATON_STANDBY_TIMEOUT | at most 10s
 silence-timeout | 0s | PGBATON_SILENCE_TIMEOUT | 500ms to 600s
 silence-timeout | 11s | PGBATON_SILENCE_TIMEOUT | at most 10s
 silence-timeout | 1s | PGBATON_SILENCE_TIMEOUT | as in 1500ms
+preflight-interval | 0s | PGBATON_PREFLIGHT_INTERVAL | 1s to 3600s
 durability | fsync | PGBATON_DURABILITY | sync, async
 durability |  | PGBATON_DURABILITY | sync, async
 availability | maximum | PGBATON_AVAILABILITY | available, strict

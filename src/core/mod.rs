@@ -8,6 +8,7 @@ pub mod lag;
 pub mod observe;
 pub mod orders;
 pub mod phase;
+pub mod preflight;
 pub mod probe;
 pub mod proof;
 pub mod record;

@@ -224,6 +224,12 @@ pub struct PeerReport {
     /// How long it took to stop its server and give up the Lease when it last stepped down, in milliseconds. For people.
     #[serde(default)]
     pub stepped_down_in_ms: Option<u64>,
+    /// Its wall clock when it answered, milliseconds since 1970. For people: nothing is decided by wall clocks.
+    #[serde(default)]
+    pub wall_ms: Option<u64>,
+    /// How many rights on the API server its account lacks. For people.
+    #[serde(default)]
+    pub missing_rights: usize,
 }
 
 impl PeerReport {

@@ -25,6 +25,7 @@ pub mod programs;
 pub mod progress;
 pub mod promote;
 pub mod protocol;
+pub mod refusal;
 pub mod resident;
 pub mod rewind;
 pub mod run;

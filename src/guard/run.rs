@@ -42,6 +42,7 @@ pub fn run(asked: &Asked, words: &[String]) -> anyhow::Result<ExitCode> {
     // Before anything is changed on disk.
     ServerCommand::parse(words, &asked.pgdata)?;
     let (settings, _lock) = prepare(asked)?;
+    super::refusal::clear(&settings.run_dir);
     super::log::begin().context("cannot start the log's thread")?;
     let command = ServerCommand::parse(words, &settings.pgdata)?;
     catch_stop_signals()?;

@@ -166,6 +166,7 @@ pub struct Metrics {
     paused: Gauge,
     warnings: Gauge,
     unguarded: Gauge,
+    missing_rights: Gauge,
 }
 
 impl Metrics {
@@ -196,6 +197,7 @@ impl Metrics {
             paused: Gauge::default(),
             warnings: Gauge::default(),
             unguarded: Gauge::default(),
+            missing_rights: Gauge::default(),
         };
         let mut registry = Registry::with_prefix("pgbaton");
         metrics.register_counters(&mut registry);
@@ -297,6 +299,11 @@ impl Metrics {
                 "Read-write servers of this cluster that no guard holds",
                 &self.unguarded,
             ),
+            (
+                "missing_rights",
+                "Rights on the API server that this member needs and lacks, -1 when not known",
+                &self.missing_rights,
+            ),
         ];
         for (name, help, gauge) in plain {
             registry.register(name, help, gauge.clone());
@@ -345,6 +352,7 @@ impl Metrics {
         let paused = page.record.as_ref().is_some_and(|record| record.paused);
         self.paused.set(i64::from(paused));
         self.warnings.set(saturated(page.warnings.len() as u64));
+        self.missing_rights.set(known(page.rights.count()));
     }
 }
 

@@ -221,6 +221,41 @@ pub struct SettingsView {
     pub patch_env: bool,
 }
 
+/// A right that this member needs and its account does not have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingRight {
+    /// Verb.
+    pub verb: String,
+    /// API group; empty: core.
+    pub group: String,
+    /// Plural name of the resource.
+    pub resource: String,
+    /// The object; none: new ones.
+    pub name: Option<String>,
+    /// What does not happen without it.
+    pub text: String,
+}
+
+/// The rights of this member's account.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RightsView {
+    /// When the API server last answered a question about one (RFC 3339, this member's clock); none: never.
+    pub checked_at: Option<String>,
+    /// So many of those needed could not be asked about.
+    pub unknown: u64,
+    /// Those that are missing; `warnings` has the rules to add.
+    pub missing: Vec<MissingRight>,
+}
+
+impl RightsView {
+    /// How many are missing; none: not known.
+    #[must_use]
+    pub fn count(&self) -> Option<u64> {
+        let all_known = self.checked_at.is_some() && self.unknown == 0;
+        (all_known || !self.missing.is_empty()).then_some(self.missing.len() as u64)
+    }
+}
+
 /// What runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Build {
@@ -281,6 +316,8 @@ pub struct StatusPage {
     pub could_fail_over: CouldFailOverView,
     /// What a person should look at.
     pub warnings: Vec<String>,
+    /// Rights on the API server.
+    pub rights: RightsView,
     /// Settings.
     pub settings: SettingsView,
     /// Program.

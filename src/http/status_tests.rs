@@ -144,6 +144,17 @@ pub(crate) fn example() -> StatusPage {
             stale: false,
         },
         warnings: vec!["postgres-3 does not answer".into()],
+        rights: RightsView {
+            checked_at: Some("2026-01-02T03:00:00Z".into()),
+            unknown: 0,
+            missing: vec![MissingRight {
+                verb: "patch".into(),
+                group: "apps".into(),
+                resource: "statefulsets".into(),
+                name: Some("postgres-2".into()),
+                text: "its env stays as it is".into(),
+            }],
+        },
         settings: SettingsView {
             lease: "postgres".into(),
             service: "postgres".into(),
@@ -189,6 +200,8 @@ fn bare() -> StatusPage {
         position: None,
         error: Some("timed out".into()),
     };
+    page.rights.checked_at = None;
+    page.rights.missing[0].name = None;
     page.could_fail_over = CouldFailOverView {
         answer: CouldFailOver {
             missing: "no standby answers".into(),

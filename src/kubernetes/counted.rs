@@ -1,17 +1,20 @@
-//! Counts the requests to the API server, as they are sent: a tower layer under a client.
+//! Counts the requests to the API server, as they are sent, and tells when one was forbidden: a tower layer under a client.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use kube::client::Body;
+use tokio::sync::Notify;
 use tower::{BoxError, Layer, Service, ServiceExt};
 
 use crate::http::metrics::{ApiLabels, ApiOutcome, ApiResource, ApiVerb, Metrics};
 
-/// A client that sends what it is given through `client` and counts it.
+/// A client that sends what it is given through `client` and counts it. `forbidden` is notified when an answer is 403, but for
+/// that to a question about a right.
 #[must_use]
-pub fn counted(client: kube::Client, metrics: &Metrics) -> kube::Client {
+pub fn counted(client: kube::Client, metrics: &Metrics, forbidden: &Arc<Notify>) -> kube::Client {
     let namespace = client.default_namespace().to_owned();
     let send = tower::service_fn(move |request| {
         let client = client.clone();
@@ -19,6 +22,7 @@ pub fn counted(client: kube::Client, metrics: &Metrics) -> kube::Client {
     });
     let layer = CountLayer {
         metrics: metrics.clone(),
+        forbidden: forbidden.clone(),
     };
     kube::Client::new(layer.layer(send), namespace)
 }
@@ -27,6 +31,7 @@ pub fn counted(client: kube::Client, metrics: &Metrics) -> kube::Client {
 #[derive(Debug, Clone)]
 struct CountLayer {
     metrics: Metrics,
+    forbidden: Arc<Notify>,
 }
 
 impl<S> Layer<S> for CountLayer {
@@ -36,6 +41,7 @@ impl<S> Layer<S> for CountLayer {
         Counting {
             inner,
             metrics: self.metrics.clone(),
+            forbidden: self.forbidden.clone(),
         }
     }
 }
@@ -45,6 +51,7 @@ impl<S> Layer<S> for CountLayer {
 struct Counting<S> {
     inner: S,
     metrics: Metrics,
+    forbidden: Arc<Notify>,
 }
 
 impl<S> Service<Request<Body>> for Counting<S>
@@ -72,11 +79,15 @@ where
                 outcome: ApiOutcome::unknown,
             },
         };
-        let inner = self.inner.clone();
+        let (inner, forbidden) = (self.inner.clone(), self.forbidden.clone());
+        let is_question = request.uri().path().ends_with("/selfsubjectaccessreviews");
         Box::pin(async move {
             let answer = inner.oneshot(request).await;
             if let Ok(answer) = &answer {
                 count.answered(answer.status().as_u16());
+                if answer.status() == StatusCode::FORBIDDEN && !is_question {
+                    forbidden.notify_one();
+                }
             }
             answer
         })
@@ -159,7 +170,8 @@ mod tests {
         let (metrics, _) = Metrics::new();
         let api = FakeApi::default();
         api.put("services/postgres", serde_json::json!({ "metadata": {} }));
-        let client = counted(api.client(), &metrics);
+        let forbidden = Arc::new(Notify::new());
+        let client = counted(api.client(), &metrics, &forbidden);
         let services: Api<KubeService> = Api::namespaced(client, "default");
         services.get("postgres").await.unwrap();
         services.get("none").await.unwrap_err();
@@ -181,5 +193,33 @@ mod tests {
         assert_eq!(count(&metrics, ApiVerb::patch, ApiOutcome::conflict), 1);
         assert_eq!(count(&metrics, ApiVerb::list, ApiOutcome::refused), 1);
         assert_eq!(count(&metrics, ApiVerb::watch, ApiOutcome::refused), 1);
+    }
+    #[tokio::test]
+    async fn a_forbidden_request_is_told_and_a_forbidden_question_is_not() {
+        let (metrics, _) = Metrics::new();
+        let api = FakeApi::default();
+        let forbidden = Arc::new(Notify::new());
+        let client = counted(api.client(), &metrics, &forbidden);
+        let told = async || {
+            let waiting = tokio::time::timeout(Duration::from_millis(20), forbidden.notified());
+            waiting.await.is_ok()
+        };
+        let services: Api<KubeService> = Api::namespaced(client.clone(), "default");
+        services.get("none").await.unwrap_err();
+        assert!(!told().await, "404");
+        api.forbid("GET", "services/postgres");
+        services.get("postgres").await.unwrap_err();
+        assert!(told().await);
+        api.forbid("POST", "selfsubjectaccessreviews");
+        let right = crate::core::preflight::Right {
+            group: "",
+            resource: "services",
+            name: None,
+            verb: "get",
+        };
+        crate::kubernetes::preflight::is_granted(&client, "default", &right)
+            .await
+            .unwrap_err();
+        assert!(!told().await, "a question would ask for the next one");
     }
 }

@@ -181,6 +181,17 @@ pub enum EffectError {
         /// What is still wrong.
         what: String,
     },
+    /// Two pods of one member, or more.
+    #[error(
+        "{object} has {replicas} replicas: a member is one pod, further ones take part in nothing and hold volumes; its env is kept all the \
+         same. Scale it to 1 (kubectl scale {object} --replicas=1), and add a member as a StatefulSet of its own"
+    )]
+    Replicas {
+        /// Kind and name.
+        object: String,
+        /// As in its spec.
+        replicas: i32,
+    },
     /// Neither variable stands in any container.
     #[error(
         "{object} carries neither STANDBY_MODE nor PRIMARY_SERVER_ADDRESS in any container: nothing to patch; add them as deploy/ does, or set PGBATON_PATCH_ENV=off"
@@ -208,6 +219,7 @@ impl EffectError {
             | Self::Forbidden { .. }
             | Self::Outranked { .. }
             | Self::NotApplied { .. }
+            | Self::Replicas { .. }
             | Self::NoVariables { .. } => false,
         }
     }

@@ -25,6 +25,7 @@ struct Inner {
     requests: Vec<(String, Value)>,
     created: Vec<Value>,
     forbidden: Vec<(String, String)>,
+    denied: Vec<(String, String)>,
     hang: bool,
     interloper: Option<Interloper>,
     watchers: Vec<(String, mpsc::UnboundedSender<Bytes>)>,
@@ -67,6 +68,16 @@ impl FakeApi {
     /// Forbids `verb` (`GET`, `PATCH`, `POST`, `WATCH`) on what ends in `path`.
     pub(crate) fn forbid(&self, verb: &str, path: &str) {
         self.inner().forbidden.push((verb.to_owned(), path.to_owned()));
+    }
+
+    /// Answers questions about rights with no for `verb` (`patch`) on `statefulsets/postgres-1`; an empty name for `events/`.
+    pub(crate) fn deny(&self, verb: &str, object: &str) {
+        self.inner().denied.push((verb.to_owned(), object.to_owned()));
+    }
+
+    /// Grants everything again.
+    pub(crate) fn grant_all(&self) {
+        self.inner().denied.clear();
     }
 
     pub(crate) fn hang(&self, hang: bool) {
@@ -133,6 +144,9 @@ impl FakeApi {
         if watched.is_some() {
             return inner.watch(&path);
         }
+        if parts.method == Method::POST && path.ends_with("/selfsubjectaccessreviews") {
+            return inner.review(sent);
+        }
         if parts.method == Method::POST {
             inner.created.push(sent.clone());
             return reply(StatusCode::CREATED, &sent);
@@ -163,6 +177,15 @@ impl Inner {
         });
         let frames = events.map(|event| Ok::<_, Infallible>(Frame::data(event)));
         Response::new(StreamBody::new(frames).boxed_unsync())
+    }
+
+    fn review(&self, mut sent: Value) -> Answer {
+        let asked = &sent["spec"]["resourceAttributes"];
+        let text = |key: &str| asked[key].as_str().unwrap_or_default();
+        let object = format!("{}/{}", text("resource"), text("name"));
+        let denied = self.denied.contains(&(text("verb").to_owned(), object));
+        sent["status"] = json!({ "allowed": !denied });
+        reply(StatusCode::CREATED, &sent)
     }
 
     fn changed(&mut self, path: &str, kind: &str, object: &Value) {

@@ -7,6 +7,7 @@ pub mod effects;
 pub mod events;
 mod object;
 mod pod_labels;
+pub mod preflight;
 mod service;
 mod statefulset;
 

@@ -57,6 +57,8 @@ pub(super) async fn set_role(
         Ok(done) => done,
         Err(error) => return (Vec::new(), Some(error)),
     };
+    // 0 is a member that somebody scaled away for a while.
+    let replicas = found.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let mut changes: Vec<Change> = strategy.into_iter().collect();
     let mut first = Some(found);
     let env = swapping(|| {
@@ -74,7 +76,9 @@ pub(super) async fn set_role(
     match env {
         Ok(change) => {
             changes.extend(change);
-            (changes, None)
+            let object = target.label();
+            let too_many = (replicas > 1).then_some(EffectError::Replicas { object, replicas });
+            (changes, too_many)
         }
         Err(error) => (changes, Some(error)),
     }

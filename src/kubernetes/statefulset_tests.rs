@@ -161,3 +161,17 @@ async fn a_statefulset_without_the_variables_is_left_alone() {
     assert!(changes.is_empty() && matches!(error, Some(EffectError::NoVariables { .. })));
     assert!(api.writes().is_empty());
 }
+
+#[tokio::test]
+async fn more_than_one_replica_is_told_and_none_is_not() {
+    let api = FakeApi::default();
+    for (replicas, told) in [(0, false), (1, false), (2, true)] {
+        let mut object = tutorial();
+        object["spec"]["replicas"] = json!(replicas);
+        api.put(PATH, object);
+        let (changes, error) = run(&api, &desired(3, "postgres-2")).await;
+        assert_eq!(changes.len(), 2, "the env is kept: {changes:?}");
+        let text = error.map(|error| error.to_string()).unwrap_or_default();
+        assert_eq!(text.contains("has 2 replicas"), told, "{replicas}: {text}");
+    }
+}

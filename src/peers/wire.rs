@@ -245,6 +245,8 @@ mod tests {
             server: None,
             terminating: false,
             stepped_down_in_ms: None,
+            wall_ms: None,
+            missing_rights: 0,
         };
         let answer = Answer {
             version: PEERS_VERSION,

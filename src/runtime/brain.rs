@@ -7,11 +7,13 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::convert;
+use super::guard_link::REFUSES;
 use super::hands::Hands;
 use super::memory::Memory;
+use super::preflight::{Rights, recorded};
 use super::settings::SidecarSettings;
 use super::unguarded::{Suspects, suspects};
-use super::words::{log_decision, log_outcome};
+use super::words::{log_decision, log_outcome, stripped};
 use crate::core::decide::{Decision, decide};
 use crate::core::observe::{GuardView, Lanes, LeaseView, Observation, Outcome, PeerReport};
 use crate::core::phase::Phase;
@@ -57,6 +59,8 @@ pub enum Input {
     Warning(&'static str, String),
     /// Read-write servers of this cluster that no guard holds, in words.
     Unguarded(Vec<String>),
+    /// What is known of this account's rights.
+    Rights(Box<Rights>),
     /// The process should end.
     Terminate,
 }
@@ -83,6 +87,8 @@ pub struct Sight {
     pub probe: Option<Evidence<Probe>>,
     /// The last good answers of peers.
     pub peers: BTreeMap<MemberName, Evidence<PeerReport>>,
+    /// Members whose wall clock is apart from this one's.
+    pub clocks: super::clocks::Clocks,
     /// What came instead of the last answer.
     pub peer_trouble: BTreeMap<MemberName, String>,
     /// Where members can be asked that the record does not know yet.
@@ -91,6 +97,8 @@ pub struct Sight {
     pub warnings: BTreeMap<&'static str, String>,
     /// Read-write servers of this cluster without a guard, in words.
     pub unguarded: Vec<String>,
+    /// This account's rights.
+    pub rights: Rights,
     pub(super) told_term: Option<Term>,
     lanes: Lanes,
     outcomes: Vec<Outcome>,
@@ -116,6 +124,8 @@ pub struct Steering {
     pub suspects: watch::Sender<Suspects>,
     /// The Lease is damaged: the Service's term is wanted.
     pub damaged: watch::Sender<bool>,
+    /// Members in the record.
+    pub recorded: watch::Sender<BTreeSet<MemberName>>,
 }
 
 /// Whom to ask, and how often.
@@ -163,10 +173,12 @@ impl Sight {
             guard_trouble: String::new(),
             probe: None,
             peers: BTreeMap::new(),
+            clocks: super::clocks::Clocks::default(),
             peer_trouble: BTreeMap::new(),
             introduced: BTreeMap::new(),
             warnings: BTreeMap::new(),
             unguarded: Vec::new(),
+            rights: Rights::default(),
             told_term: None,
             lanes: Lanes::default(),
             outcomes: Vec::new(),
@@ -181,6 +193,22 @@ impl Sight {
     pub fn note_outcome(&mut self, outcome: Outcome) {
         log_outcome(&outcome);
         self.outcomes.push(outcome);
+    }
+
+    /// A source has this to say; empty: all is well with it. Logged when it is news: the same with other numbers is none.
+    pub(super) fn note_warning(&mut self, source: &'static str, text: String) {
+        if text.is_empty() {
+            self.warnings.remove(source);
+            return;
+        }
+        let is_news = self
+            .warnings
+            .get(source)
+            .is_none_or(|old| stripped(old) != stripped(&text));
+        if is_news {
+            tracing::warn!(source, "{text}");
+        }
+        self.warnings.insert(source, text);
     }
 
     /// An order to the guard is under way.
@@ -297,7 +325,7 @@ impl Brain {
         Observation {
             now,
             now_boot: boottime(),
-            unix_ms: u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0),
+            unix_ms: super::clocks::wall_ms(),
             lease: convert::lease_view(&view.state, now, configured),
             guard: sight.guard.clone(),
             server: sight.probe.as_ref().map(|p| Evidence {
@@ -338,6 +366,9 @@ impl Brain {
                 }
             }
             Input::GuardLost { reason } => {
+                if reason.starts_with(REFUSES) && sight.guard_trouble != reason {
+                    tracing::warn!("{reason}");
+                }
                 sight.guard_trouble = reason;
                 let before = std::mem::replace(&mut sight.guard, GuardView::Unknown);
                 sight.guard = match before {
@@ -365,14 +396,9 @@ impl Brain {
             Input::Answered(id) => {
                 sight.answered.insert(id);
             }
-            Input::Warning(source, text) => {
-                if text.is_empty() {
-                    sight.warnings.remove(source);
-                } else {
-                    sight.warnings.insert(source, text);
-                }
-            }
+            Input::Warning(source, text) => sight.note_warning(source, text),
             Input::Unguarded(found) => sight.unguarded = found,
+            Input::Rights(rights) => sight.note_rights(*rights),
             Input::Terminate => sight.terminating = true,
         }
     }
@@ -388,6 +414,9 @@ impl Brain {
         set(&self.steering.ask, plan);
         set(&self.steering.suspects, suspects(&self.settings, seen, sight));
         set(&self.steering.damaged, decision.phase == Phase::Damaged);
+        if let Some(record) = record_of(&seen.lease) {
+            set(&self.steering.recorded, recorded(record));
+        }
         let fresh = |e: &Evidence<Status>| seen.now.since(e.asked_at) <= STATUS_FRESH;
         let report = PeerReport {
             member: self.settings.core.me.clone(),
@@ -401,6 +430,8 @@ impl Brain {
                 .map(|s| s.value.clone()),
             terminating: sight.terminating,
             stepped_down_in_ms: self.shown.tally.stepped_down_in_ms(),
+            wall_ms: None,
+            missing_rights: sight.rights.missing.len(),
         };
         self.steering.report.send_replace(Arc::new(report));
     }

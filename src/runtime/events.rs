@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::brain::{Sight, record_of};
+use super::clocks::CLOCKS;
 use super::effects::KUBERNETES_REFUSED;
+use super::guard_link::REFUSES;
 use crate::core::decide::Decision;
 use crate::core::observe::{LeaseView, Observation};
 use crate::core::phase::Phase;
@@ -119,10 +121,18 @@ fn conditions(holder: &str, decision: &Decision, seen: &Observation, sight: &Sig
         ("archive", "ArchiveFailing", "Archive"),
         (KUBERNETES_REFUSED, "EffectRefused", "Patch"),
         ("replication", "ReplicationNotKept", "Replicate"),
+        (CLOCKS, "ClockApart", "Compare"),
     ] {
         if let Some(text) = sight.warnings.get(source) {
             add(reason, action, text.clone());
         }
+    }
+    if sight.status().is_none() && sight.guard_trouble.starts_with(REFUSES) {
+        add("GuardRefused", "Start", sight.guard_trouble.clone());
+    }
+    if !sight.rights.missing.is_empty() {
+        let texts = crate::core::preflight::warnings(&sight.rights.missing);
+        add("MissingRights", "Ask", texts.join("; "));
     }
     if !sight.unguarded.is_empty() {
         add("UnguardedServer", "Look", sight.unguarded.join("; "));
@@ -192,6 +202,7 @@ mod tests {
         assert_eq!(told(&view, &leading, &sight), ["NotReplicated"]);
         for (source, reason) in [
             ("archive", "ArchiveFailing"),
+            (CLOCKS, "ClockApart"),
             (KUBERNETES_REFUSED, "EffectRefused"),
         ] {
             sight.warnings.insert(source, "text".into());
@@ -199,6 +210,16 @@ mod tests {
         }
         sight.unguarded = vec!["a server".into()];
         assert_eq!(told(&view, &leading, &sight), ["UnguardedServer"]);
+        sight.guard_trouble = format!("{REFUSES}PGDATA is a mount point");
+        assert_eq!(told(&view, &leading, &sight), ["GuardRefused"]);
+        sight.rights.missing = [crate::core::preflight::Right {
+            group: "",
+            resource: "pods",
+            name: Some("postgres-1-0".into()),
+            verb: "patch",
+        }]
+        .into();
+        assert_eq!(told(&view, &leading, &sight), ["MissingRights"]);
         assert!(told(&view, &leading, &sight).is_empty());
         let failed = decision(Phase::Leading, Why::RejoinFailed { error: "no".into() });
         assert_eq!(told(&view, &failed, &sight), ["RejoinFailed"]);

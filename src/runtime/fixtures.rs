@@ -80,6 +80,7 @@ pub(crate) fn settings(number: u8) -> SidecarSettings {
         silence_timeout: Duration::from_millis(1_500),
         maximum_read_lag: 16_777_216,
         replace_data: false,
+        preflight_interval: Duration::from_secs(720),
     }
 }
 
@@ -144,6 +145,8 @@ pub(crate) fn standby(number: u8) -> PeerReport {
         }),
         terminating: false,
         stepped_down_in_ms: None,
+        wall_ms: None,
+        missing_rights: 0,
     }
 }
 

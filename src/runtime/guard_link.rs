@@ -7,24 +7,31 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use super::brain::Input;
 use crate::core::record::Evidence;
 use crate::guard::protocol::{
     Answer, MAX_LINE, Order, PROTOCOL_VERSION, Request, SOCKET_NAME, Stamp, Status,
 };
+use crate::guard::refusal;
 use crate::lease::{LiveClock, boottime};
 
 /// How long one watch waits for news: also the age that a status has at most.
 const WATCH_WAIT: Duration = Duration::from_millis(1_000);
 /// Longest time for an answer beyond what was asked to be waited for.
 const ANSWER_SLACK: Duration = Duration::from_millis(1_000);
+/// Longest time for reading why the guard did not begin.
+const READ: Duration = Duration::from_millis(200);
+/// How the trouble with a guard that did not begin starts; its own words follow.
+pub(super) const REFUSES: &str = "the guard did not begin: ";
 /// Between two tries to reach the guard.
 const RETRY: Duration = Duration::from_millis(50);
 
 /// Where the guard is, and the numbers of the orders given.
 #[derive(Debug)]
 pub struct GuardLink {
+    run_dir: PathBuf,
     socket: PathBuf,
     sequence: AtomicU64,
 }
@@ -34,6 +41,7 @@ impl GuardLink {
     #[must_use]
     pub fn new(run_dir: &Path) -> Self {
         Self {
+            run_dir: run_dir.to_owned(),
             socket: run_dir.join(SOCKET_NAME),
             sequence: AtomicU64::new(0),
         }
@@ -78,9 +86,13 @@ impl GuardLink {
 
     /// Keeps the loop informed of the guard's status; ends when the loop is gone.
     pub async fn watch(&self, clock: LiveClock, inputs: mpsc::Sender<Input>) {
+        let mut last_words = LastWords::default();
         loop {
             let ended = self.watch_once(&clock, &inputs).await;
-            let Err(reason) = ended else { return };
+            let Err(mut reason) = ended else { return };
+            if let Some(told) = last_words.read(&self.run_dir).await {
+                reason = format!("{REFUSES}{told}");
+            }
             if inputs.send(Input::GuardLost { reason }).await.is_err() {
                 return;
             }
@@ -124,6 +136,25 @@ impl GuardLink {
                 return Ok(());
             }
         }
+    }
+}
+
+/// What a guard that refused to begin has left, read beside the loop: the disk may hang.
+#[derive(Default)]
+struct LastWords {
+    reading: Option<JoinHandle<Option<String>>>,
+}
+
+impl LastWords {
+    /// None: there are none, or the disk is slow. At most one read is under way.
+    async fn read(&mut self, run_dir: &Path) -> Option<String> {
+        let run_dir = run_dir.to_owned();
+        let reading = self
+            .reading
+            .get_or_insert_with(|| tokio::task::spawn_blocking(move || refusal::read(&run_dir)));
+        let read = tokio::time::timeout(READ, reading).await.ok()?;
+        self.reading = None;
+        read.ok()?
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod brain;
 mod chores;
+mod clocks;
 mod convert;
 mod drift;
 mod effects;
@@ -16,6 +17,7 @@ mod memory;
 mod orders;
 mod others;
 mod page;
+mod preflight;
 mod readers;
 mod rotation;
 pub mod settings;
@@ -71,8 +73,9 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
     let me = HolderId::new(settings.core.me.clone(), &settings.pod_uid)
         .context("the pod's UID (POD_UID) cannot be used")?;
     let (metrics, registry) = Metrics::new();
+    let forbidden = Arc::new(Notify::new());
     let (baton, watcher, lease) = crate::lease::open(LeaseSettings {
-        client: counted(crate::lease::connect(&api).await?, &metrics),
+        client: counted(crate::lease::connect(&api).await?, &metrics, &forbidden),
         namespace: settings.namespace.clone(),
         name: settings.lease.clone(),
         me,
@@ -80,7 +83,7 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
         clock: clock.clone(),
         times: WatchTimes::default(),
     })?;
-    let client = counted(crate::lease::connect(&api).await?, &metrics);
+    let client = counted(crate::lease::connect(&api).await?, &metrics, &forbidden);
     let client_for_events = client.clone();
     let (inputs, queue) = mpsc::channel(INPUTS_MAX);
     let pulse = Pulse::start();
@@ -95,6 +98,7 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
     let (suspects, suspects_plan) = watch::channel(unguarded::Suspects::default());
     let (damaged, damaged_seen) = watch::channel(false);
     let drifted = Arc::new(Notify::new());
+    let (recorded, recorded_seen) = watch::channel(std::collections::BTreeSet::new());
     let (effects, effects_wish) = watch::channel(None);
     let (replication, replication_wish) = watch::channel(None);
     let (answers, answers_queue) = mpsc::channel(ANSWERS_MAX);
@@ -157,6 +161,13 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
         drifted,
         inputs.clone(),
     ));
+    tasks.spawn(preflight::keep(
+        settings.clone(),
+        client.clone(),
+        recorded_seen,
+        forbidden,
+        inputs.clone(),
+    ));
     tasks.spawn(chores::replication(
         settings.clone(),
         replication_wish,
@@ -211,6 +222,7 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
             report: peer_report,
             suspects,
             damaged,
+            recorded,
         },
         shown: Shown {
             page,
@@ -269,6 +281,8 @@ fn first_report(settings: &SidecarSettings) -> PeerReport {
         server: None,
         terminating: false,
         stepped_down_in_ms: None,
+        wall_ms: None,
+        missing_rights: 0,
     }
 }
 
@@ -304,7 +318,10 @@ fn peer_handler(
             let answer = Answer {
                 version: PEERS_VERSION,
                 cluster,
-                report: (*report).clone(),
+                report: PeerReport {
+                    wall_ms: Some(clocks::wall_ms()),
+                    ..(*report).clone()
+                },
             };
             let Ok(body) = serde_json::to_vec(&answer) else {
                 return (StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new());

@@ -15,6 +15,7 @@ impl Sight {
         match answer {
             Ok(report) => {
                 self.peer_trouble.remove(&member);
+                self.note_clock(&member, report.value.wall_ms);
                 self.peers.insert(member, report);
             }
             Err(why) => {
@@ -39,10 +40,7 @@ impl Sight {
             "{} and this member do not hear each other: {NOT_AUTHENTIC}; give all members the same, and during a rotation the former one as REPLICATION_PASSWORD_PREVIOUS. Until then nobody here has their pledge or answer",
             names.join(", ")
         );
-        if self.warnings.get(STRANGERS) != Some(&text) {
-            tracing::warn!("{text}");
-            self.warnings.insert(STRANGERS, text);
-        }
+        self.note_warning(STRANGERS, text);
     }
 
     /// Takes in who asked, and the term that it told.

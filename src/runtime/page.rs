@@ -20,7 +20,7 @@ use crate::http::health::Pulse;
 use crate::http::metrics::Metrics;
 use crate::http::status::{
     Build, CouldFailOverView, GuardView, LeaseView, OperationView, PeerView, PostgresView, ReplicationView,
-    Role, STATUS_VERSION, SettingsView, StatusPage, Why,
+    RightsView, Role, STATUS_VERSION, SettingsView, StatusPage, Why,
 };
 use crate::lease;
 
@@ -101,6 +101,7 @@ pub fn first_page(settings: &SidecarSettings) -> StatusPage {
         peers: Vec::new(),
         could_fail_over: CouldFailOverView::default(),
         warnings: Vec::new(),
+        rights: RightsView::default(),
         settings: settings_view(settings),
         build: Build::this(),
     }
@@ -154,6 +155,7 @@ fn page(
         told.map(String::as_str),
         page.lease.contact_age_ms,
     );
+    page.rights = sight.rights.view();
     page.warnings = warnings(settings, record, sight, view);
     page
 }
@@ -341,6 +343,8 @@ fn warnings(
 ) -> Vec<String> {
     let mut warnings: Vec<String> = sight.warnings.values().cloned().collect();
     warnings.extend(sight.unguarded.iter().cloned());
+    warnings.extend(crate::core::preflight::warnings(&sight.rights.missing));
+    warnings.extend(super::preflight::of_others(sight));
     if let Some(status) = sight.status()
         && !status.value.warning.is_empty()
     {

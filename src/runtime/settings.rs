@@ -49,6 +49,8 @@ pub struct SidecarSettings {
     pub silence_timeout: Duration,
     /// See `--maximum-read-lag`.
     pub maximum_read_lag: u64,
+    /// In this time every right is asked about once more. For tests a short one.
+    pub preflight_interval: Duration,
 }
 
 /// An address that is written into records and connection strings.

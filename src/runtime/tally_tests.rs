@@ -181,7 +181,7 @@ async fn no_counter_is_dead() {
         tally.note(&metrics, &name(2), Phase::Following, &follows, &view);
     }
     assert_eq!(metrics.permits_lost.get(), 1, "counted by the edge");
-    let api = counted(FakeApi::default().client(), &metrics);
+    let api = counted(FakeApi::default().client(), &metrics, &std::sync::Arc::default());
     let leases: kube::Api<k8s_openapi::api::coordination::v1::Lease> = kube::Api::namespaced(api, "default");
     leases.get("postgres").await.unwrap_err();
     let text = scraped(&registry);

@@ -20,7 +20,7 @@ pub(super) fn log_decision(decision: &Decision, seen: &Observation, last: &mut O
 }
 
 /// Without its numbers: a count of milliseconds is no news.
-fn stripped(text: &str) -> String {
+pub(super) fn stripped(text: &str) -> String {
     text.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
 

@@ -99,6 +99,8 @@ impl World {
                 server: there.server.as_ref().map(|s| s.value.clone()),
                 terminating: there.terminating,
                 stepped_down_in_ms: None,
+                wall_ms: None,
+                missing_rights: 0,
             };
             let answer = Box::new(Evidence {
                 value: report,

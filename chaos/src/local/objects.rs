@@ -8,8 +8,7 @@ use super::api::Rule;
 use super::member::Member;
 use super::settings::{NAMESPACE, Settings};
 use crate::names::{
-    CLUSTER, POSTGRES_PORT, PRIMARY_ADDRESS, RECORD_ANNOTATION, SERVER_CONTAINER, SIDECAR_CONTAINER,
-    SIDECAR_PORT, STANDBY_MODE,
+    CLUSTER, POSTGRES_PORT, PRIMARY_ADDRESS, SERVER_CONTAINER, SIDECAR_CONTAINER, SIDECAR_PORT, STANDBY_MODE,
 };
 
 /// The Lease as deploy/ ships it: empty spec, and an initial record that says "never initialised".
@@ -226,7 +225,8 @@ fn sidecar_env(settings: &Settings, member: &Member, programs: &Programs) -> Vec
     env
 }
 
-/// Rights of a member, as deploy/ grants them: by name, nothing to create but events.
+/// Rights of a member, as deploy/ grants them: by name, nothing to create but events; those of `pgbaton::core::preflight` and no
+/// other.
 #[must_use]
 pub fn member_rights(members: &[Member]) -> Vec<Rule> {
     let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
@@ -236,12 +236,7 @@ pub fn member_rights(members: &[Member]) -> Vec<Rule> {
         Rule::new(verbs, group, &[resource]).in_namespace(NAMESPACE)
     };
     vec![
-        rule(
-            &["get", "watch", "list", "patch"],
-            "coordination.k8s.io",
-            "leases",
-        )
-        .names(&[CLUSTER]),
+        rule(&["list", "watch", "patch"], "coordination.k8s.io", "leases").names(&[CLUSTER]),
         rule(&["get", "watch", "patch"], "", "services").names(&[CLUSTER]),
         rule(&["get", "patch"], "apps", "statefulsets").names(&names),
         rule(&["get", "patch"], "", "pods").names(&pods),

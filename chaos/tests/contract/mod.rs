@@ -27,6 +27,7 @@ pub struct Ground {
     pub admin: Client,
     pub member: Client,
     pub stranger: Client,
+    pub anonymous: Client,
     embedded: Option<ApiServer>,
 }
 
@@ -70,11 +71,16 @@ impl Ground {
             .unwrap()
             .replace("member-token", "nobodys-token");
         let stranger = client_from(&text).await;
+        let mut no_token = Kubeconfig::from_yaml(&text).unwrap();
+        no_token.auth_infos.clear();
+        no_token.contexts[0].context.as_mut().unwrap().user = None;
+        let anonymous = client_of(no_token).await;
         Self {
             namespace,
             admin,
             member,
             stranger,
+            anonymous,
             embedded: Some(server),
         }
     }
@@ -101,15 +107,19 @@ impl Ground {
         bindings.create(&PostParams::default(), &binding).await.unwrap();
         let mut as_member = config.clone();
         as_member.auth_info.impersonate = Some(MEMBER.to_owned());
+        let mut as_nobody = config.clone();
+        as_nobody.auth_info = serde_json::from_value(json!({})).unwrap();
         let mut as_stranger = config;
         as_stranger.auth_info = serde_json::from_value(json!({"token": "nobodys-token"})).unwrap();
         let member = Client::try_from(as_member).unwrap();
         let stranger = Client::try_from(as_stranger).unwrap();
+        let anonymous = Client::try_from(as_nobody).unwrap();
         Self {
             namespace,
             admin,
             member,
             stranger,
+            anonymous,
             embedded: None,
         }
     }
@@ -139,7 +149,10 @@ pub async fn client_for(server: &ApiServer, user: &str) -> Client {
 }
 
 async fn client_from(kubeconfig: &str) -> Client {
-    let kubeconfig = Kubeconfig::from_yaml(kubeconfig).unwrap();
+    client_of(Kubeconfig::from_yaml(kubeconfig).unwrap()).await
+}
+
+async fn client_of(kubeconfig: Kubeconfig) -> Client {
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
         .unwrap();

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use pgbaton::core::preflight::{self, Right, Scope};
+use pgbaton::core::types::MemberName;
+use pgbaton_chaos::names::CLUSTER;
 use serde_json::{Value, json};
 
 use super::render::{Rendered, name_of};
@@ -36,20 +39,21 @@ fn granted(rendered: &Rendered) -> BTreeSet<String> {
     all
 }
 
-/// What the sidecars of these members use.
+/// What the sidecars of these members use: what each of them asks the API server for at its start.
 fn needed(members: &[&str]) -> BTreeSet<String> {
-    let mut all: BTreeSet<String> = ["get", "list", "watch", "patch"]
-        .map(|verb| format!("{verb} coordination.k8s.io/leases postgres"))
-        .into();
-    all.extend(["get", "watch", "patch"].map(|verb| format!("{verb} /services postgres")));
-    all.insert("create events.k8s.io/events *".to_owned());
-    for member in members {
-        for verb in ["get", "patch"] {
-            all.insert(format!("{verb} apps/statefulsets {member}"));
-            all.insert(format!("{verb} /pods {member}-0"));
-        }
-    }
-    all
+    let members: BTreeSet<MemberName> = members.iter().map(|name| name.parse().unwrap()).collect();
+    let rights = preflight::needed(&Scope {
+        lease: CLUSTER,
+        service: CLUSTER,
+        me: members.first().unwrap(),
+        recorded: &members,
+        patch_env: true,
+    });
+    let text = |right: &Right| {
+        let name = right.name.as_deref().unwrap_or("*");
+        format!("{} {}/{} {name}", right.verb, right.group, right.resource)
+    };
+    rights.iter().map(text).collect()
 }
 
 /// The rights of what was rendered are those of its members, and these.

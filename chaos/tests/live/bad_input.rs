@@ -5,7 +5,6 @@ use std::time::Duration;
 use pgbaton_chaos::local::api::Rule;
 use pgbaton_chaos::local::kubelet::Role;
 use pgbaton_chaos::local::objects;
-use pgbaton_chaos::local::settings::NAMESPACE;
 use pgbaton_chaos::local::store::Kind;
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -17,13 +16,8 @@ const QUIET: Duration = Duration::from_secs(7);
 
 /// Gives a member other rights under the token that it has.
 fn set_rights(live: &Live, member: &str, keep: impl Fn(&Rule) -> bool) {
-    let rig = live.rig();
-    let api = rig.store.api();
-    let text = api.kubeconfig(member, NAMESPACE).unwrap();
-    let config: Value = serde_json::from_str(&text).unwrap();
-    let token = config["users"][0]["user"]["token"].as_str().unwrap().to_owned();
-    let rules = objects::member_rights(&rig.members);
-    api.add_user(member, &token, rules.into_iter().filter(keep).collect());
+    let rules = objects::member_rights(&live.rig().members);
+    live.set_rules(member, rules.into_iter().filter(keep).collect());
 }
 
 fn all_members(live: &Live) -> Vec<String> {
@@ -67,6 +61,7 @@ async fn stateful_sets_that_are_forbidden_or_missing() {
     live.until_settled().await;
     assert_ne!(sets(), before);
     a_stateful_set_is_missing(&live).await;
+    a_stateful_set_of_several_pods_or_without_the_variables(&live).await;
     live.end().await;
 }
 
@@ -142,6 +137,59 @@ async fn a_stateful_set_is_missing(live: &Live) {
         .apply_stateful_set(&member, "on", "postgres-2")
         .unwrap();
     live.until_whole().await;
+}
+
+/// Said by the leader, and the right ones are kept as before.
+async fn a_stateful_set_of_several_pods_or_without_the_variables(live: &Live) {
+    live.until_settled().await;
+    let store = &live.rig().store;
+    let scale = |replicas: u32| {
+        let patch = json!({ "spec": { "replicas": replicas } });
+        store.patch(Kind::StatefulSet, "postgres-2", &patch).unwrap();
+    };
+    let template = |set: &Value| set["spec"]["template"]["spec"].clone();
+    let before = template(&store.get(Kind::StatefulSet, "postgres-3").unwrap());
+    let mut bare = before.clone();
+    for list in ["initContainers", "containers"] {
+        let env = bare[list][0]["env"].as_array_mut().unwrap();
+        env.retain(|v| v["name"] != json!("STANDBY_MODE") && v["name"] != json!("PRIMARY_SERVER_ADDRESS"));
+    }
+    let set_template = |spec: &Value| {
+        let patch = json!({ "spec": { "template": { "spec": spec } } });
+        store.patch(Kind::StatefulSet, "postgres-3", &patch).unwrap();
+    };
+    scale(2);
+    set_template(&bare);
+    let ran = live.pgbaton(&["switchover", "--to", "postgres-2"]).await;
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    let several = "StatefulSet postgres-2 has 2 replicas";
+    let neither = "StatefulSet postgres-3 carries neither STANDBY_MODE nor PRIMARY_SERVER_ADDRESS";
+    live.until_warned("postgres-2", &[several, neither]).await;
+    let event = live.until_event("postgres-2", "EffectRefused").await;
+    assert!(
+        event.contains(several) || event.contains("StatefulSet postgres-3"),
+        "{event}"
+    );
+    let log = live.log("postgres-2", Role::Sidecar);
+    assert!(log.contains(several) && log.contains(neither));
+    let set = store.get(Kind::StatefulSet, "postgres-2").unwrap();
+    assert_eq!(
+        set["spec"]["replicas"],
+        json!(2),
+        "no object is scaled by pgbaton"
+    );
+    assert_eq!(
+        template(&store.get(Kind::StatefulSet, "postgres-3").unwrap()),
+        bare
+    );
+    // None is a member that somebody scaled away for a while: no news.
+    scale(1);
+    set_template(&before);
+    live.until_whole().await;
+    live.until_status("postgres-2", "no warning", |page| {
+        !page["warnings"].to_string().contains("StatefulSet")
+    })
+    .await;
 }
 
 /// The rest of the cluster goes on as if the member were away, and the member says why it is.
@@ -221,5 +269,91 @@ async fn two_members_that_say_off() {
             .contains("STANDBY_MODE is off here")
     };
     assert_eq!(all_members(&live).iter().filter(|m| told(m)).count(), 1);
+    live.end().await;
+}
+
+/// The sidecar with these settings, until it refuses them.
+async fn refused_at_the_door(changes: &[(&str, &str)]) -> (Option<i32>, String) {
+    let pgbaton = std::path::PathBuf::from(env!("CARGO_BIN_EXE_pgbaton-chaos")).with_file_name("pgbaton");
+    let good = [
+        ("PGBATON_MEMBER", "postgres-2"),
+        ("POD_NAMESPACE", "default"),
+        ("POD_NAME", "postgres-2-0"),
+        ("POD_UID", "0e6c5f0a"),
+        ("POD_IP", "127.0.0.1"),
+        ("STANDBY_MODE", "on"),
+        ("POSTGRES_PASSWORD", "secret"),
+        ("REPLICATION_USER", "replicator"),
+        ("REPLICATION_PASSWORD", "secret too"),
+    ];
+    let mut command = tokio::process::Command::new(pgbaton);
+    command
+        .arg("sidecar")
+        .env_clear()
+        .envs(good)
+        .envs(changes.iter().copied())
+        .kill_on_drop(true);
+    let output = tokio::time::timeout(QUIET, command.output())
+        .await
+        .unwrap()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
+}
+
+/// No API server is asked and nothing is started: exit status 2, and what to put there.
+#[tokio::test]
+async fn a_pod_that_cannot_be_a_member_is_refused_at_the_door() {
+    let wrong: [(&str, &str, &[&str]); 3] = [
+        (
+            "STANDBY_MODE",
+            "primary",
+            &["'primary'", "(STANDBY_MODE)", "on, off", "first primary"],
+        ),
+        ("STANDBY_MODE", "", &["(STANDBY_MODE)", "on, off"]),
+        (
+            "POD_NAME",
+            "postgres-2-1",
+            &[
+                "(POD_NAME)",
+                "postgres-2-1",
+                "pod postgres-2-0",
+                "--replicas=1",
+                "nothing was started",
+            ],
+        ),
+    ];
+    for (name, value, words) in wrong {
+        let (code, said) = refused_at_the_door(&[(name, value)]).await;
+        assert_eq!(code, Some(2), "{name}={value}: {said}");
+        for word in words {
+            assert!(said.contains(word), "{name}={value}: '{word}' is not in: {said}");
+        }
+    }
+}
+
+/// Its container is gone with its words; the sidecar has them all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guard_that_refuses_to_begin_is_quoted() {
+    let live = Live::start(248, |choice| {
+        choice.members = 1;
+        choice
+            .guard_env
+            .push(("PGDATA".to_owned(), "/pgbaton-no-such-place".to_owned()));
+    })
+    .await;
+    let words = [
+        "the guard did not begin",
+        "directly below /",
+        "PGDATA=/data/pgdata",
+    ];
+    live.until_warned("postgres-1", &words).await;
+    let event = live.until_event("postgres-1", "GuardRefused").await;
+    assert!(words.iter().all(|word| event.contains(word)), "{event}");
+    assert!(live.log("postgres-1", Role::Sidecar).contains(words[0]));
+    sleep(QUIET).await;
+    assert!(live.record().is_none_or(|record| record.is_never_initialised()));
+    let volume = live.member("postgres-1").member().volume();
+    assert!(!volume.join("pgdata").exists() && !volume.join("pgbaton").exists());
     live.end().await;
 }

@@ -9,5 +9,6 @@
 mod at_rest;
 mod bad_input;
 mod commands;
+mod rights;
 mod schema;
 mod support;

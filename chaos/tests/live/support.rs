@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use pgbaton::core::record::Record;
+use pgbaton_chaos::local::api::{Kind, Rule};
 use pgbaton_chaos::local::kubelet::{Kubelet, Role};
 use pgbaton_chaos::local::rig::Rig;
 use pgbaton_chaos::local::settings::{Choice, NAMESPACE};
@@ -200,6 +201,34 @@ impl Live {
             code: output.status.code(),
             out: String::from_utf8(output.stdout).unwrap(),
             err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Gives a member these rules under the token that it has.
+    pub fn set_rules(&self, member: &str, rules: Vec<Rule>) {
+        let api = self.rig().store.api();
+        let text = api.kubeconfig(member, NAMESPACE).unwrap();
+        let config: Value = serde_json::from_str(&text).unwrap();
+        let token = config["users"][0]["user"]["token"].as_str().unwrap().to_owned();
+        api.add_user(member, &token, rules);
+    }
+
+    /// Waits until there is an Event with this reason by this member, and gives its text.
+    pub async fn until_event(&self, member: &str, reason: &str) -> String {
+        let deadline = Instant::now() + BOUND;
+        loop {
+            let events = self.rig().store.api().list(Kind::Event, NAMESPACE);
+            let found = events
+                .iter()
+                .find(|event| event["reason"] == reason && event["reportingInstance"] == member);
+            if let Some(event) = found {
+                return event["message"].as_str().unwrap_or_default().to_owned();
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{member} posted no Event {reason}: {events:#?}"
+            );
+            sleep(LOOK).await;
         }
     }
 

@@ -189,12 +189,34 @@ impl Access {
             .ok_or_else(ApiError::unauthorized)
     }
 
+    /// The rule by which it is allowed, in the words of the real authoriser, which names the binding (there is one for each user
+    /// here); none: no rule allows it.
+    #[must_use]
+    pub fn reason(&self, user: &str, asked: &Attributes<'_>) -> Option<String> {
+        let rule = self
+            .users
+            .get(user)?
+            .rules
+            .iter()
+            .find(|rule| rule.allows(asked))?;
+        Some(match &rule.namespace {
+            // Administrators are let through before rules are looked at.
+            None if user == ADMIN => String::new(),
+            None => format!(
+                "RBAC: allowed by ClusterRoleBinding \"{user}\" of ClusterRole \"{user}\" to User \"{user}\""
+            ),
+            Some(namespace) => {
+                format!(
+                    "RBAC: allowed by RoleBinding \"{user}/{namespace}\" of Role \"{user}\" to User \"{user}\""
+                )
+            }
+        })
+    }
+
     /// Whether a rule of this user allows it.
     #[must_use]
     pub fn allows(&self, user: &str, asked: &Attributes<'_>) -> bool {
-        self.users
-            .get(user)
-            .is_some_and(|u| u.rules.iter().any(|r| r.allows(asked)))
+        self.reason(user, asked).is_some()
     }
 }
 

@@ -1,13 +1,14 @@
 //! The HTTP side: who asks, may they, what is answered.
 
-use super::access::Attributes;
+use super::access::{ANONYMOUS, Attributes};
 use super::events::to_served;
 use super::faults::Faults;
+use super::kinds::ACCESS_REVIEWS;
 use super::listener::Connection;
 use super::lock;
 use super::request::{self, Asked, Objects, Parameters};
 use super::shared::{Shared, fresh};
-use super::status::ApiError;
+use super::status::{ApiError, FieldError};
 use super::types::{DeleteOptions, Deleted, Part, Propagation, Target};
 use super::watch;
 use axum::Router;
@@ -61,7 +62,7 @@ async fn respond(
     let objects = match asked? {
         Asked::Health => return Ok((StatusCode::OK, "ok").into_response()),
         Asked::Version => return Ok(reply(200, &version())),
-        Asked::AccessReview => return review(shared, &user, body).await,
+        Asked::AccessReview => return review(shared, &user, &parts.headers, body).await,
         Asked::Objects(objects) => objects,
     };
     if !lock(&shared.access).allows(&user, &objects.attributes()) {
@@ -246,17 +247,31 @@ fn delete_options(parameters: &Parameters, bytes: &[u8]) -> Result<DeleteOptions
     })
 }
 
-/// A SelfSubjectAccessReview: anybody who is known may ask what they may.
-async fn review(shared: &Shared, user: &str, body: Body) -> Result<Response, ApiError> {
+/// A SelfSubjectAccessReview: anybody who is logged in may ask what they may.
+async fn review(shared: &Shared, user: &str, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let question = Attributes {
+        verb: "create",
+        group: "authorization.k8s.io",
+        resource: "selfsubjectaccessreviews",
+        ..Attributes::default()
+    };
+    if user == ANONYMOUS {
+        return Err(question.forbidden(user));
+    }
+    request::require_json(headers)?;
     let bytes = to_bytes(body, LARGEST_BODY)
         .await
         .map_err(|_| ApiError::too_large(LARGEST_BODY))?;
     let mut review = json_body(&bytes)?;
-    let asked = &review["spec"]["resourceAttributes"];
-    if !asked.is_object() {
-        return Err(ApiError::bad_request(
-            "only spec.resourceAttributes can be asked about here",
-        ));
+    if !review.is_object() {
+        return Err(ApiError::bad_request("the object provided is unrecognized"));
+    }
+    let spec = &review["spec"];
+    let asked = &spec["resourceAttributes"];
+    if asked.is_object() == spec["nonResourceAttributes"].is_object() {
+        let cause = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+        let error = FieldError::invalid("spec.resourceAttributes", &Value::Null, cause);
+        return Err(ApiError::invalid(&ACCESS_REVIEWS, "", &[error]));
     }
     let text = |field: &str| asked[field].as_str().unwrap_or_default();
     let attributes = Attributes {
@@ -267,10 +282,15 @@ async fn review(shared: &Shared, user: &str, body: Body) -> Result<Response, Api
         name: text("name"),
         namespace: text("namespace"),
     };
-    let allowed = lock(&shared.access).allows(user, &attributes);
-    review["status"] = json!({ "allowed": allowed });
-    review["kind"] = "SelfSubjectAccessReview".into();
-    review["apiVersion"] = "authorization.k8s.io/v1".into();
+    // No path of this server is a right of its own; a question about one finds no rule.
+    let reason = lock(&shared.access).reason(user, &attributes);
+    // As the real server: what is false or empty is left out but for `allowed`, and nobody is denied, only not allowed.
+    review["status"] = json!({ "allowed": reason.is_some() });
+    if let Some(reason) = reason.filter(|reason| !reason.is_empty()) {
+        review["status"]["reason"] = reason.into();
+    }
+    review["kind"] = ACCESS_REVIEWS.kind_name.into();
+    review["apiVersion"] = ACCESS_REVIEWS.api_version().into();
     if review["metadata"].is_null() {
         review["metadata"] = json!({});
     }

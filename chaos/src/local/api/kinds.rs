@@ -165,6 +165,13 @@ static PODS: Resource = resource("", "pods", "Pod", Kind::Pod);
 static SECRETS: Resource = resource("", "secrets", "Secret", Kind::Secret);
 static CORE_EVENTS: Resource = resource("", "events", "Event", Kind::Event);
 static NEW_EVENTS: Resource = resource("events.k8s.io", "events", "Event", Kind::Event);
+/// Answered, never stored: its kind stands for nothing.
+pub(super) static ACCESS_REVIEWS: Resource = resource(
+    "authorization.k8s.io",
+    "selfsubjectaccessreviews",
+    "SelfSubjectAccessReview",
+    Kind::Event,
+);
 
 /// The resource served under this group, version and plural name, if any.
 #[must_use]
