@@ -86,10 +86,65 @@ fn name(text: &str) -> MemberName {
 
 /// One of each.
 fn all() -> Vec<Why> {
-    let (primary, text) = (name("postgres-1"), String::new);
-    let for_ms = 1_000;
-    let missing = NoProof::EmptySet;
-    let reason = StepDown::ServerDied;
+    let mut all = of_a_leader();
+    all.extend(of_a_takeover());
+    all.extend(of_anybody());
+    all
+}
+
+fn of_a_leader() -> Vec<Why> {
+    let text = String::new;
+    vec![
+        Why::Leading,
+        Why::ChangingSyncSet {
+            to: text(),
+            waiting_for: text(),
+        },
+        Why::ServerStarting,
+        Why::ServerUnhealthy { for_ms: 1_000 },
+        Why::ServerFull,
+        Why::LoginFailed { text: text() },
+        Why::RecoveryNotFlushed {
+            position: Lsn(1),
+            k: 1,
+        },
+        Why::RestartInPlace {
+            nobody_because: text(),
+        },
+        Why::HandingOver {
+            to: None,
+            reason: StepDown::ServerDied,
+        },
+    ]
+}
+
+fn of_a_takeover() -> Vec<Why> {
+    let (to, missing) = (name("postgres-1"), NoProof::EmptySet);
+    vec![
+        Why::Claiming {
+            evidence: ClaimEvidence::Expired,
+        },
+        Why::CollectingPledges { missing: None },
+        Why::Installing {
+            proof: Proof::Quorums,
+        },
+        Why::Promoting,
+        Why::NoProofInTime {
+            missing: missing.clone(),
+        },
+        Why::HandingToTheOneAhead { to: to.clone() },
+        Why::HandingToAnother { to, missing },
+        Why::Pledged { term: Term(1) },
+        Why::NotTakingOver {
+            because: String::new(),
+        },
+        Why::WaitingForExpiry { remaining: Millis(1) },
+        Why::Paused,
+    ]
+}
+
+fn of_anybody() -> Vec<Why> {
+    let (primary, text, for_ms) = (name("postgres-1"), String::new, 1_000);
     vec![
         Why::NoLeaseSeenYet,
         Why::GuardNotHeard,
@@ -104,40 +159,6 @@ fn all() -> Vec<Why> {
         Why::WaitingForFirstPrimary,
         Why::AnotherMarkedFirst { by: text() },
         Why::Initialising,
-        Why::Leading,
-        Why::ChangingSyncSet {
-            to: text(),
-            waiting_for: text(),
-        },
-        Why::ServerStarting,
-        Why::ServerUnhealthy { for_ms },
-        Why::ServerFull,
-        Why::LoginFailed { text: text() },
-        Why::RecoveryNotFlushed {
-            position: Lsn(1),
-            k: 1,
-        },
-        Why::RestartInPlace {
-            nobody_because: text(),
-        },
-        Why::Claiming {
-            evidence: ClaimEvidence::Expired,
-        },
-        Why::CollectingPledges { missing: None },
-        Why::Installing {
-            proof: Proof::Quorums,
-        },
-        Why::Promoting,
-        Why::NoProofInTime {
-            missing: missing.clone(),
-        },
-        Why::HandingToTheOneAhead { to: primary.clone() },
-        Why::HandingToAnother {
-            to: primary.clone(),
-            missing,
-        },
-        Why::HandingOver { to: None, reason },
-        Why::Pledged { term: Term(1) },
         Why::Following {
             primary: primary.clone(),
         },
@@ -151,9 +172,6 @@ fn all() -> Vec<Why> {
             position: None,
         },
         Why::RejoinFailed { error: text() },
-        Why::NotTakingOver { because: text() },
-        Why::WaitingForExpiry { remaining: Millis(1) },
-        Why::Paused,
     ]
 }
 
