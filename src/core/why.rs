@@ -297,6 +297,48 @@ impl fmt::Display for Why {
 }
 
 impl Why {
+    /// Whether this can ask for a person. Each such reason has a section in docs/runbook.md, which says what to do.
+    #[must_use]
+    pub const fn needs_person(&self) -> bool {
+        match self {
+            Self::NoLeaseSeenYet
+            | Self::GuardNotHeard
+            | Self::GuardSilent { .. }
+            | Self::LeaseAbsent
+            | Self::LeaseDamaged { .. }
+            | Self::ForeignData { .. }
+            | Self::WaitingForFirstPrimary
+            | Self::AnotherMarkedFirst { .. }
+            | Self::ServerUnhealthy { .. }
+            | Self::ServerFull
+            | Self::LoginFailed { .. }
+            | Self::RecoveryNotFlushed { .. }
+            | Self::RestartInPlace { .. }
+            | Self::NoProofInTime { .. }
+            | Self::HandingOver { to: None, .. }
+            | Self::NotStreaming { .. }
+            | Self::RejoinFailed { .. }
+            | Self::NotTakingOver { .. }
+            | Self::Paused => true,
+            Self::WritingRecordBack { .. }
+            | Self::Initialising
+            | Self::Leading
+            | Self::ChangingSyncSet { .. }
+            | Self::ServerStarting
+            | Self::Claiming { .. }
+            | Self::CollectingPledges { .. }
+            | Self::Installing { .. }
+            | Self::Promoting
+            | Self::HandingToTheOneAhead { .. }
+            | Self::HandingToAnother { .. }
+            | Self::HandingOver { to: Some(_), .. }
+            | Self::Pledged { .. }
+            | Self::Following { .. }
+            | Self::Rejoining { .. }
+            | Self::WaitingForExpiry { .. } => false,
+        }
+    }
+
     /// The reasons of a leader with a server.
     fn fmt_leading(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
