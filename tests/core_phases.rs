@@ -69,6 +69,7 @@ fn number(why: &Why) -> usize {
         Why::RecoveryNotFlushed { .. } => 32,
         Why::AnotherMarkedFirst { .. } => 33,
         Why::Adoption(_) => 34,
+        Why::LeaseBehind { .. } => 35,
     }
 }
 
@@ -175,6 +176,11 @@ fn reasons_to_look() -> Vec<Why> {
             primary: member("postgres-1"),
             next: Some("postgres-3-0".to_owned()),
         }),
+        Why::LeaseBehind {
+            term: Term(3),
+            leader: member("postgres-2"),
+            leads: Term(4),
+        },
     ]
 }
 

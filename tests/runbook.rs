@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use pgbaton::core::action::ClaimEvidence;
+use pgbaton::core::adoption::Adoption;
 use pgbaton::core::proof::{NoProof, Proof};
 use pgbaton::core::types::{Lsn, MemberName, Millis, SystemId, Term};
 use pgbaton::core::why::{RejoinWay, StepDown, Why};
@@ -151,6 +152,12 @@ fn of_anybody() -> Vec<Why> {
         Why::GuardSilent { for_ms },
         Why::LeaseAbsent,
         Why::LeaseDamaged { how: text() },
+        Why::LeaseBehind {
+            term: Term(1),
+            leader: primary.clone(),
+            leads: Term(2),
+        },
+        Why::Adoption(Adoption::Looking),
         Why::WritingRecordBack { how: text() },
         Why::ForeignData {
             ours: SystemId(1),

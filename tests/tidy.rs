@@ -283,6 +283,11 @@ fn long_functions(text: &str) -> Vec<(String, usize, usize)> {
         if !is_head || body.ends_with(';') || body.ends_with('}') {
             continue;
         }
+        // Of a trait's method there may be a declaration only.
+        let signature_ends = lines[first..].iter().find(|l| l.ends_with(['{', ';']));
+        if signature_ends.is_some_and(|l| l.ends_with(';')) {
+            continue;
+        }
         let closing = format!("{}}}", " ".repeat(indent));
         let length = lines[first..]
             .iter()
@@ -316,10 +321,11 @@ fn functions_are_short() {
 fn the_scanner_sees_what_is_too_long() {
     let body = "        work();\n".repeat(LONGEST_FUNCTION);
     let text = format!(
-        "impl A {{\n    pub(crate) async fn long(&self) {{\n{body}    }}\n    fn short() {{\n    }}\n}}\n"
+        "trait B {{\n    fn declared(\n        &self,\n    );\n{body}    }}\nimpl A {{\n    pub(crate) async fn long(&self) {{\n{body}    }}\n    \
+         fn short() {{\n    }}\n}}\n"
     );
     assert_eq!(
         long_functions(&text),
-        [("long".to_owned(), 2, LONGEST_FUNCTION + 2)]
+        [("long".to_owned(), LONGEST_FUNCTION + 7, LONGEST_FUNCTION + 2)]
     );
 }

@@ -92,6 +92,15 @@ pub enum Why {
         /// In what way.
         how: String,
     },
+    /// What this member sees of the Lease is older than the term that somebody runs in: it is cut off from the API server.
+    LeaseBehind {
+        /// The Lease's term, as seen here.
+        term: Term,
+        /// Who runs under a later permit.
+        leader: MemberName,
+        /// Its term.
+        leads: Term,
+    },
     /// This server runs under a permit and writes the lost record back.
     WritingRecordBack {
         /// In what way the Lease was damaged.
@@ -248,6 +257,11 @@ impl fmt::Display for Why {
             Self::LeaseDamaged { how } => {
                 write!(f, "the Lease is damaged ({how}): nobody takes over; `pgbaton adopt --to NAME` makes that member's data the cluster's")
             }
+            Self::LeaseBehind { term, leader, leads } => write!(
+                f,
+                "sees the Lease of term {term}, and {leader} runs in term {leads}: this member does not reach the API server, or the record is \
+                 not written back yet; it waits"
+            ),
             Self::WritingRecordBack { how } => write!(f, "the Lease is damaged ({how}): writing the record back"),
             Self::ForeignData { ours, cluster } => write!(
                 f,
@@ -306,12 +320,14 @@ impl Why {
             | Self::GuardSilent { .. }
             | Self::LeaseAbsent
             | Self::LeaseDamaged { .. }
+            | Self::LeaseBehind { .. }
             | Self::ForeignData { .. }
             | Self::WaitingForFirstPrimary
             | Self::AnotherMarkedFirst { .. }
             | Self::ServerUnhealthy { .. }
             | Self::ServerFull
             | Self::LoginFailed { .. }
+            | Self::Adoption(_)
             | Self::RecoveryNotFlushed { .. }
             | Self::RestartInPlace { .. }
             | Self::NoProofInTime { .. }

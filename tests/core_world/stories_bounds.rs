@@ -4,6 +4,7 @@ use pgbaton::core::observe::{PersonWish, RecordView};
 use pgbaton::core::record::{Durability, Step, SyncSet};
 use pgbaton::core::state::Settling;
 use pgbaton::core::types::{Lsn, Millis, Term};
+use pgbaton::core::why::Why;
 use pgbaton::guard::protocol::DownReason;
 
 use crate::faults::Fault::{CutApi, DeletePod, KillPod, KillServer, KillSidecar, SlowStandby, Switchover};
@@ -66,6 +67,21 @@ fn what_a_former_term_saw_of_a_set_releases_none_of_a_later_term() {
     });
     // The world fails when the former sets are released before m3 has what was acknowledged without it.
     world.run(2_500);
+    world.until_whole(SOON);
+}
+
+#[test]
+fn a_member_that_sees_an_old_lease_does_not_call_it_damaged() {
+    let mut world = running();
+    world.fault(&CutApi(0, 40_000));
+    world.until("another member leads", 30_000, |w| {
+        w.primary().is_some_and(|p| p != 0)
+    });
+    // The old primary hears of the later term from the others, and cannot see the Lease that says so.
+    world.until("the old primary knows that its view is old", 5_000, |w| {
+        let why = w.sidecars[0].last.as_ref().map(|decision| decision.why.clone());
+        matches!(why, Some(Why::LeaseBehind { leads, .. }) if leads > Term(1))
+    });
     world.until_whole(SOON);
 }
 

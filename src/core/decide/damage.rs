@@ -2,7 +2,7 @@
 
 use super::{Chosen, Mind};
 use crate::core::action::{ClaimEvidence, GuardOrder, SwapKind};
-use crate::core::observe::{PersonWish, SeenLease};
+use crate::core::observe::{PeerReport, PersonWish, SeenLease};
 use crate::core::phase::Phase;
 use crate::core::record::{HistoryEntry, Record, Step};
 use crate::core::types::{Lsn, MemberName, Term};
@@ -121,7 +121,25 @@ impl Mind<'_> {
         {
             self.adopt(lease, guard, order, term);
         }
+        if let Some((leader, leads)) = self.runs_in_later_term(lease) {
+            let term = lease.term;
+            return (Phase::Damaged, Why::LeaseBehind { term, leader, leads });
+        }
         (Phase::Damaged, Why::LeaseDamaged { how })
+    }
+
+    /// Who runs under a permit of a later term than the Lease's as seen here. Then it is the view that is old, or the record that is about to be
+    /// written back: nothing that a person should do is known here.
+    fn runs_in_later_term(&self, lease: &SeenLease) -> Option<(MemberName, Term)> {
+        let runs = |p: &PeerReport| {
+            let permit = p
+                .guard
+                .as_ref()?
+                .permit
+                .filter(|permit| permit.term > lease.term)?;
+            Some((p.member.clone(), permit.term))
+        };
+        self.fresh_peers().find_map(runs)
     }
 
     fn lost_to_later_term(&self, lease: &SeenLease, guard: &Status) -> Option<Term> {
