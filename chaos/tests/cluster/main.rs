@@ -1,6 +1,9 @@
 //! What must hold of deploy/ on a real Kubernetes. Run where its API server and its pods are reached (chaos/cluster/smoke.sh does), with
 //! KUBECONFIG and PGBATON_KUBECTL; the overlay `tutorial` runs in namespace psql-namespace.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod adoption;
 mod kubectl;
 mod rights;
 

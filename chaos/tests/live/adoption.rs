@@ -32,7 +32,10 @@ impl Writer {
                     break;
                 }
                 let text = format!("INSERT INTO adopted VALUES ({id})");
-                if sql::ask(&settings, settings.member_ip(1), &text).await.is_ok() {
+                if sql::ask(&settings.login, settings.member_ip(1), &text)
+                    .await
+                    .is_ok()
+                {
                     acknowledged.insert(id);
                     longest = longest.max(last.elapsed());
                     last = Instant::now();
@@ -52,7 +55,9 @@ impl Writer {
 
 async fn ask(live: &Live, index: u8, text: &str) -> Option<String> {
     let settings = &live.rig().settings;
-    sql::ask_one(settings, settings.member_ip(index), text).await.ok()
+    sql::ask_one(&settings.login, settings.member_ip(index), text)
+        .await
+        .ok()
 }
 
 async fn until(live: &Live, index: u8, text: &str, wanted: &str) {
@@ -93,7 +98,12 @@ fn says(page: &Value, words: &[&str]) -> bool {
 
 async fn rows(live: &Live, index: u8) -> BTreeSet<u64> {
     let settings = &live.rig().settings;
-    let found = sql::ask(settings, settings.member_ip(index), "SELECT id FROM adopted").await;
+    let found = sql::ask(
+        &settings.login,
+        settings.member_ip(index),
+        "SELECT id FROM adopted",
+    )
+    .await;
     let ids = found.unwrap().into_iter().flatten().flatten();
     ids.map(|id| id.parse().unwrap()).collect()
 }

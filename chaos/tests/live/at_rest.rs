@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use pgbaton_chaos::local::kubelet::{Kubelet, Role};
 use pgbaton_chaos::local::process;
+use pgbaton_chaos::oracles::trial::Subject as _;
 use tokio::time::{Instant, sleep};
 
 use super::support::{BOUND, Live};

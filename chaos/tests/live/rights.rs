@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use pgbaton::core::preflight::{Scope, needed};
 use pgbaton_chaos::local::api::Rule;
 use pgbaton_chaos::local::kubelet::Role;
-use pgbaton_chaos::local::objects::{self, CLUSTER};
+use pgbaton_chaos::local::objects;
+use pgbaton_chaos::names::CLUSTER;
 use serde_json::{Value, json};
 use tokio::time::{Duration, Instant};
 
