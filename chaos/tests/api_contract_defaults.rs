@@ -238,14 +238,18 @@ async fn a_deletion_shows_what_is_gone_for_some_kinds() {
     ground.end().await;
 }
 
+fn good_event(namespace: &str) -> Value {
+    json!({"metadata": {"name": "e"}, "eventTime": "2026-01-01T00:00:00.000000Z", "type": "Normal",
+        "reason": "R", "action": "A", "note": "n", "reportingController": "pgbaton.dev/sidecar",
+        "reportingInstance": "i", "regarding": {"kind": "Lease", "name": "postgres", "uid": "u",
+                                                "namespace": namespace}})
+}
+
 #[tokio::test]
 async fn events_that_break_the_rules() {
     let ground = Ground::new().await;
     let events: Api<NewEvent> = ground.api(&ground.member);
-    let good = json!({"metadata": {"name": "e"}, "eventTime": "2026-01-01T00:00:00.000000Z", "type": "Normal",
-        "reason": "R", "action": "A", "note": "n", "reportingController": "pgbaton.dev/sidecar",
-        "reportingInstance": "i", "regarding": {"kind": "Lease", "name": "postgres", "uid": "u",
-                                                "namespace": ground.namespace}});
+    let good = good_event(&ground.namespace);
     events
         .create(&PostParams::default(), &object(good.clone()))
         .await

@@ -391,40 +391,7 @@ pub fn check_change(resource: &Resource, old: &Value, new: &Value) -> Vec<FieldE
                  'minReadySeconds' are forbidden",
             )]
         }
-        Kind::Pod => {
-            let fixed = |object: &Value| {
-                let mut spec = object["spec"].clone();
-                for field in [
-                    "activeDeadlineSeconds",
-                    "terminationGracePeriodSeconds",
-                    "tolerations",
-                    "nodeName",
-                ] {
-                    spec.as_object_mut().map(|s| s.remove(field));
-                }
-                for list in ["containers", "initContainers"] {
-                    for c in spec
-                        .get_mut(list)
-                        .and_then(Value::as_array_mut)
-                        .into_iter()
-                        .flatten()
-                    {
-                        c.as_object_mut().map(|c| c.remove("image"));
-                    }
-                }
-                spec
-            };
-            if fixed(old) == fixed(new) {
-                return Vec::new();
-            }
-            vec![FieldError::forbidden(
-                "spec",
-                "pod updates may not change fields other than `spec.containers[*].image`, \
-                 `spec.initContainers[*].image`, `spec.activeDeadlineSeconds`, `spec.tolerations` (only additions \
-                 to existing tolerations), `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was \
-                 previously negative)",
-            )]
-        }
+        Kind::Pod => check_pod_change(old, new),
         // Only the old form lets an event be written anew.
         Kind::Event if !resource.group.is_empty() => {
             ["involvedObject", "message", "reason", "type", "action"]
@@ -435,4 +402,39 @@ pub fn check_change(resource: &Resource, old: &Value, new: &Value) -> Vec<FieldE
         }
         Kind::Lease | Kind::Service | Kind::Secret | Kind::Event => Vec::new(),
     }
+}
+
+fn check_pod_change(old: &Value, new: &Value) -> Vec<FieldError> {
+    let fixed = |object: &Value| {
+        let mut spec = object["spec"].clone();
+        for field in [
+            "activeDeadlineSeconds",
+            "terminationGracePeriodSeconds",
+            "tolerations",
+            "nodeName",
+        ] {
+            spec.as_object_mut().map(|s| s.remove(field));
+        }
+        for list in ["containers", "initContainers"] {
+            for c in spec
+                .get_mut(list)
+                .and_then(Value::as_array_mut)
+                .into_iter()
+                .flatten()
+            {
+                c.as_object_mut().map(|c| c.remove("image"));
+            }
+        }
+        spec
+    };
+    if fixed(old) == fixed(new) {
+        return Vec::new();
+    }
+    vec![FieldError::forbidden(
+        "spec",
+        "pod updates may not change fields other than `spec.containers[*].image`, \
+                 `spec.initContainers[*].image`, `spec.activeDeadlineSeconds`, `spec.tolerations` (only additions \
+                 to existing tolerations), `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was \
+                 previously negative)",
+    )]
 }
