@@ -154,7 +154,11 @@ async fn a_silent_cut_stands_still_for_one_user_only() {
     let (server, leases_of_admin) = server().await;
     server.add_user("m1", "t1", vec![Rule::new(&["*"], "*", &["*"])]);
     let member = leases(&server, "m1").await;
-    let mut events = member.watch(&WatchParams::default(), "0").await.unwrap().boxed();
+    let mut events = member
+        .watch(&WatchParams::default().disable_bookmarks(), "0")
+        .await
+        .unwrap()
+        .boxed();
     assert!(matches!(events.next().await, Some(Ok(WatchEvent::Added(_)))));
     server.cut_user("m1", true);
     let waiting = hold(&member, "m1");

@@ -15,7 +15,8 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, StatusCode, header};
+use http::request::Parts;
+use http::{HeaderMap, Method, StatusCode, header};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -62,7 +63,7 @@ async fn respond(
     let objects = match asked? {
         Asked::Health => return Ok((StatusCode::OK, "ok").into_response()),
         Asked::Version => return Ok(reply(200, &version())),
-        Asked::AccessReview => return review(shared, &user, &parts.headers, body).await,
+        Asked::AccessReview => return review(shared, &user, &parts, body).await,
         Asked::Objects(objects) => objects,
     };
     if !lock(&shared.access).allows(&user, &objects.attributes()) {
@@ -129,7 +130,7 @@ fn act(
         } else {
             Part::Object
         },
-        dry_run: parameters.dry_run()?,
+        dry_run: parameters.dry_run(objects.verb)?,
     };
     let serve = |object: &Value| to_served(resource, object.clone());
     match objects.verb {
@@ -158,6 +159,10 @@ fn act(
         }
         "delete" => {
             let options = delete_options(parameters, bytes)?;
+            let target = Target {
+                dry_run: target.dry_run || options.dry_run,
+                ..target
+            };
             let deleted = shared.with_store(|store| store.delete(&target, &options, &fresh()))?;
             Ok(deleted_reply(&target, &deleted))
         }
@@ -199,6 +204,7 @@ fn list(shared: &Shared, objects: &Objects) -> Response {
 fn deleted_reply(target: &Target<'_>, deleted: &Deleted) -> Response {
     match deleted {
         Deleted::Terminating(pod) => reply(200, pod),
+        Deleted::Gone(object) if target.resource.kind.deletion_shows_object() => reply(200, object),
         Deleted::Gone(object) => reply(
             200,
             &json!({
@@ -230,10 +236,12 @@ fn delete_options(parameters: &Parameters, bytes: &[u8]) -> Result<DeleteOptions
         "" if orphans => Propagation::Orphan,
         "" | "Background" | "Foreground" => Propagation::Background,
         other => {
-            return Err(ApiError::bad_request(format!(
-                "propagationPolicy: Unsupported value: \"{other}\": supported values: \"Foreground\", \
-                 \"Background\", \"Orphan\""
-            )));
+            return Err(ApiError::unsupported_option(
+                "DeleteOptions",
+                "propagationPolicy",
+                &format!("\"{other}\""),
+                "\"Foreground\", \"Background\", \"Orphan\", \"nil\"",
+            ));
         }
     };
     let in_query = parameters
@@ -242,23 +250,39 @@ fn delete_options(parameters: &Parameters, bytes: &[u8]) -> Result<DeleteOptions
     Ok(DeleteOptions {
         grace_seconds: body["gracePeriodSeconds"].as_i64().or(in_query),
         propagation,
+        dry_run: body["dryRun"].as_array().is_some_and(|list| !list.is_empty()),
         uid: text(&body["preconditions"]["uid"]),
         resource_version: text(&body["preconditions"]["resourceVersion"]),
     })
 }
 
-/// A SelfSubjectAccessReview: anybody who is logged in may ask what they may.
-async fn review(shared: &Shared, user: &str, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
+/// A SelfSubjectAccessReview: anybody who is logged in may ask what they may. Another method is a matter of rights first.
+async fn review(shared: &Shared, user: &str, parts: &Parts, body: Body) -> Result<Response, ApiError> {
+    let verb = match parts.method {
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE => "deletecollection",
+        _ => "list",
+    };
     let question = Attributes {
-        verb: "create",
+        verb,
         group: "authorization.k8s.io",
         resource: "selfsubjectaccessreviews",
         ..Attributes::default()
     };
-    if user == ANONYMOUS {
+    let may = if verb == "create" {
+        user != ANONYMOUS
+    } else {
+        lock(&shared.access).allows(user, &question)
+    };
+    if !may {
         return Err(question.forbidden(user));
     }
-    request::require_json(headers)?;
+    if verb != "create" {
+        return Err(ApiError::method_not_allowed());
+    }
+    request::require_json(&parts.headers)?;
     let bytes = to_bytes(body, LARGEST_BODY)
         .await
         .map_err(|_| ApiError::too_large(LARGEST_BODY))?;

@@ -55,13 +55,25 @@ impl Kind {
         matches!(self, Self::StatefulSet | Self::Service | Self::Pod)
     }
 
+    /// Whether the server counts the changes of `spec` (for pods since Kubernetes 1.33).
+    #[must_use]
+    pub fn has_generation(self) -> bool {
+        matches!(self, Self::StatefulSet | Self::Pod)
+    }
+
+    /// Whether a deletion is answered with the object instead of a `Status`.
+    #[must_use]
+    pub fn deletion_shows_object(self) -> bool {
+        matches!(self, Self::Service | Self::Pod)
+    }
+
     /// Whether a PUT to a name that does not exist creates the object, as the real server has it per kind.
     #[must_use]
     pub fn put_creates(self) -> bool {
         matches!(self, Self::Lease | Self::Service | Self::Event)
     }
 
-    /// Whether a PUT without `metadata.resourceVersion` is accepted, as the real server has it per kind.
+    /// Whether a write without `metadata.resourceVersion` is accepted (a PUT, or a patch that takes it away), as the real server has it per kind.
     #[must_use]
     pub fn put_without_version(self) -> bool {
         !matches!(self, Self::Lease)
@@ -84,8 +96,14 @@ impl Kind {
                 "involvedObject.kind",
                 "involvedObject.name",
                 "involvedObject.namespace",
+                "involvedObject.uid",
+                "involvedObject.apiVersion",
+                "involvedObject.resourceVersion",
+                "involvedObject.fieldPath",
+                "reportingComponent",
             ],
-            Self::Lease | Self::StatefulSet | Self::Service => &[],
+            Self::Service => &["spec.clusterIP", "spec.type"],
+            Self::Lease | Self::StatefulSet => &[],
         }
     }
 }

@@ -2,14 +2,20 @@
 //! order. For trying and testing only: no TLS, nothing on disk, no admission, no controllers.
 //!
 //! [`store`] is the pure core (objects, versions, patches, rules); the rest is a thin HTTP side. Where pgbaton
-//! depends on how Kubernetes behaves, this server behaves the same, and `tests/api_contract.rs` says so for both.
+//! depends on how Kubernetes behaves, this server behaves the same, and `tests/api_contract*.rs` say so for both.
+//!
+//! Known to differ: no namespaces (a write into one that does not exist succeeds), no addresses for Services, no
+//! server-side apply, no managed fields, no finalizers (an orphaning deletion ends at once) and no `scale`.
 
 pub mod access;
 pub mod counters;
 mod events;
 mod faults;
+mod forms;
 mod http;
+mod json_patch;
 pub mod kinds;
+mod lifetime;
 mod listener;
 pub mod patch;
 mod request;

@@ -1,5 +1,6 @@
-//! Merge patch (RFC 7386) and strategic merge patch, as pure functions on JSON.
+//! Merge patch (RFC 7386) and strategic merge patch, as pure functions on JSON. JSON patch has its own file.
 
+use super::json_patch;
 use super::kinds::Kind;
 use serde_json::{Map, Value};
 
@@ -10,10 +11,29 @@ pub enum PatchType {
     Merge,
     /// `application/strategic-merge-patch+json`: as merge, but known lists merge by a key of their elements.
     Strategic,
+    /// `application/json-patch+json`: a list of operations.
+    Json,
 }
 
-/// Applies `patch` to `target`. The error is a text for a person (a malformed directive).
-pub fn apply(kind: Kind, how: PatchType, target: &mut Value, patch: &Value) -> Result<(), String> {
+/// Why a patch cannot be applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PatchError {
+    /// It cannot be understood.
+    Malformed(String),
+    /// An element of a list does not say which one it is. The real server answers this with 500.
+    NoMergeKey(String),
+    /// An operation finds another object than it expects.
+    DoesNotFit,
+}
+
+impl From<String> for PatchError {
+    fn from(text: String) -> Self {
+        Self::Malformed(text)
+    }
+}
+
+/// Applies `patch` to `target`.
+pub fn apply(kind: Kind, how: PatchType, target: &mut Value, patch: &Value) -> Result<(), PatchError> {
     match how {
         PatchType::Merge => {
             merge(target, patch);
@@ -21,10 +41,11 @@ pub fn apply(kind: Kind, how: PatchType, target: &mut Value, patch: &Value) -> R
         }
         PatchType::Strategic => {
             let Value::Object(patch) = patch else {
-                return Err("a strategic merge patch must be a JSON object".to_owned());
+                return Err("a strategic merge patch must be a JSON object".to_owned().into());
             };
             strategic_map(kind, as_map(target), patch)
         }
+        PatchType::Json => json_patch::apply(target, patch),
     }
 }
 
@@ -103,7 +124,7 @@ fn strategic_map(
     kind: Kind,
     target: &mut Map<String, Value>,
     patch: &Map<String, Value>,
-) -> Result<(), String> {
+) -> Result<(), PatchError> {
     match patch.get(DIRECTIVE).map(Value::as_str) {
         None | Some(Some("merge")) => {}
         Some(Some("replace")) => {
@@ -118,10 +139,12 @@ fn strategic_map(
             target.clear();
             return Ok(());
         }
-        Some(other) => return Err(format!("unknown value of $patch: {other:?}")),
+        Some(other) => return Err(format!("unknown value of $patch: {other:?}").into()),
     }
     if let Some(keep) = patch.get(RETAIN) {
-        let keep = keep.as_array().ok_or("$retainKeys must be a list")?;
+        let keep = keep
+            .as_array()
+            .ok_or_else(|| "$retainKeys must be a list".to_owned())?;
         target.retain(|key, _| keep.iter().any(|k| k == key));
     }
     for (key, value) in patch {
@@ -143,17 +166,23 @@ fn strategic_map(
     Ok(())
 }
 
-fn strategic_value(kind: Kind, field: &str, target: &mut Value, patch: &Value) -> Result<(), String> {
+fn strategic_value(kind: Kind, field: &str, target: &mut Value, patch: &Value) -> Result<(), PatchError> {
     match patch {
         Value::Object(patch) => strategic_map(kind, as_map(target), patch),
         Value::Array(patch) => {
-            if !target.is_array() {
+            // Where there is no list yet nothing is merged, and an element without its key is left to the rules.
+            let fresh = !target.is_array();
+            if fresh {
                 *target = Value::Array(Vec::new());
             }
             let Value::Array(target) = target else {
                 unreachable_map()
             };
             match list_style(kind, field) {
+                ListStyle::ByKey(key) if fresh && !patch.iter().all(|item| item.get(key).is_some()) => {
+                    target.clone_from(patch);
+                    Ok(())
+                }
                 ListStyle::ByKey(key) => strategic_list(kind, field, key, target, patch),
                 ListStyle::Set => {
                     for value in patch {
@@ -182,7 +211,7 @@ fn strategic_list(
     key: &str,
     target: &mut Vec<Value>,
     patch: &[Value],
-) -> Result<(), String> {
+) -> Result<(), PatchError> {
     let directive = |item: &Value| item.get(DIRECTIVE).and_then(Value::as_str).map(str::to_owned);
     if patch
         .iter()
@@ -197,11 +226,11 @@ fn strategic_list(
     }
     for item in patch {
         let Value::Object(content) = item else {
-            return Err(format!("elements of {field} must be objects"));
+            return Err(format!("elements of {field} must be objects").into());
         };
-        let id = content
-            .get(key)
-            .ok_or_else(|| format!("map: {item} does not contain declared merge key: {key}"))?;
+        let id = content.get(key).ok_or_else(|| {
+            PatchError::NoMergeKey(format!("map: {item} does not contain declared merge key: {key}"))
+        })?;
         if directive(item).as_deref() == Some("delete") {
             target.retain(|t| t.get(key) != Some(id));
             continue;
@@ -217,7 +246,7 @@ fn strategic_list(
     Ok(())
 }
 
-fn remove_from_set(target: &mut Map<String, Value>, field: &str, gone: &Value) -> Result<(), String> {
+fn remove_from_set(target: &mut Map<String, Value>, field: &str, gone: &Value) -> Result<(), PatchError> {
     let gone = gone
         .as_array()
         .ok_or_else(|| format!("{REMOVE}{field} must be a list"))?;
@@ -228,7 +257,12 @@ fn remove_from_set(target: &mut Map<String, Value>, field: &str, gone: &Value) -
 }
 
 /// Elements named in the order come first in that order, the others keep their place behind them.
-fn reorder(kind: Kind, target: &mut Map<String, Value>, field: &str, order: &Value) -> Result<(), String> {
+fn reorder(
+    kind: Kind,
+    target: &mut Map<String, Value>,
+    field: &str,
+    order: &Value,
+) -> Result<(), PatchError> {
     let order = order
         .as_array()
         .ok_or_else(|| format!("{ORDER}{field} must be a list"))?;
@@ -377,7 +411,10 @@ mod tests {
     fn an_element_without_its_key_is_refused() {
         let patch = json!({"spec": {"containers": [{"image": "x"}]}});
         let error = apply(Kind::StatefulSet, PatchType::Strategic, &mut pod(), &patch).unwrap_err();
-        assert!(error.contains("merge key: name"), "{error}");
+        assert!(
+            matches!(&error, PatchError::NoMergeKey(text) if text.contains("merge key: name")),
+            "{error:?}"
+        );
     }
 
     #[test]

@@ -95,14 +95,37 @@ impl Parameters {
         Ok(Some(number))
     }
 
-    pub(super) fn dry_run(&self) -> Result<bool, ApiError> {
+    pub(super) fn dry_run(&self, verb: &str) -> Result<bool, ApiError> {
+        let options = match verb {
+            "create" => "CreateOptions",
+            "update" => "UpdateOptions",
+            "patch" => "PatchOptions",
+            "delete" => "DeleteOptions",
+            _ => return Ok(false),
+        };
         match self.text("dryRun") {
             "" => Ok(false),
             "All" => Ok(true),
-            other => Err(ApiError::bad_request(format!(
-                "dryRun: Unsupported value: \"{other}\": supported: \"All\""
-            ))),
+            other => Err(ApiError::unsupported_option(
+                options,
+                "dryRun",
+                &format!("[\"{other}\"]"),
+                "\"All\"",
+            )),
         }
+    }
+
+    /// The version after which a watch tells changes.
+    pub(super) fn version(&self) -> Result<u64, ApiError> {
+        let text = self.text("resourceVersion");
+        if text.is_empty() {
+            return Ok(0);
+        }
+        text.parse().map_err(|_| {
+            ApiError::unexplained(format!(
+                "resourceVersion: Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax"
+            ))
+        })
     }
 }
 
@@ -117,11 +140,7 @@ pub(super) fn understand(method: &Method, uri: &Uri, parameters: &Parameters) ->
         _ => return Err(ApiError::no_such_path()),
     };
     if (group, version, rest) == ("authorization.k8s.io", "v1", &["selfsubjectaccessreviews"][..]) {
-        return if method == Method::POST {
-            Ok(Asked::AccessReview)
-        } else {
-            Err(ApiError::method_not_allowed())
-        };
+        return Ok(Asked::AccessReview);
     }
     let (namespace, plural, name, subresource) = match rest {
         [plural] => (None, *plural, None, None),
@@ -184,9 +203,10 @@ pub(super) fn patch_type(headers: &HeaderMap) -> Result<PatchType, ApiError> {
     match given.split(';').next().unwrap_or_default().trim() {
         "application/merge-patch+json" => Ok(PatchType::Merge),
         "application/strategic-merge-patch+json" => Ok(PatchType::Strategic),
+        "application/json-patch+json" => Ok(PatchType::Json),
         other => Err(ApiError::unsupported_media_type(format!(
             "the body of the request was in an unknown format ({other}) - accepted media types here: \
-             application/merge-patch+json, application/strategic-merge-patch+json"
+             application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json"
         ))),
     }
 }

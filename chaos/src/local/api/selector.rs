@@ -38,7 +38,13 @@ impl Selector {
                 && key != "metadata.namespace"
                 && !kind.selectable_fields().contains(&key)
             {
-                return Err(ApiError::bad_request(format!("field label not supported: {key}")));
+                return Err(ApiError::bad_request(if kind.selectable_fields().is_empty() {
+                    format!(
+                        "\"{key}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                    )
+                } else {
+                    format!("field label not supported: {key}")
+                }));
             }
             selector.fields.push(requirement);
         }

@@ -1,6 +1,6 @@
 //! Refusals, worded and coded as Kubernetes words and codes them (`Status` objects).
 
-use super::kinds::Resource;
+use super::kinds::{Kind, Resource};
 use serde_json::{Value, json};
 use std::fmt;
 
@@ -41,6 +41,11 @@ impl ApiError {
     #[must_use]
     pub fn unauthorized() -> Self {
         Self::new(401, "Unauthorized", "Unauthorized")
+    }
+
+    /// 500 without a reason: where the real server passes on an error of its own making.
+    pub fn unexplained(message: impl Into<String>) -> Self {
+        Self::new(500, "", message)
     }
 
     /// 403 with the text of the authoriser.
@@ -110,6 +115,56 @@ impl ApiError {
         Self::new(409, "Conflict", message).about(resource, name)
     }
 
+    /// 409: a deletion was meant for another object. The real server names the kind here, not the resource.
+    #[must_use]
+    pub fn other_object(resource: &Resource, name: &str, cause: &str) -> Self {
+        let kind = resource.qualified_kind();
+        let mut error = Self::new(
+            409,
+            "Conflict",
+            format!("Operation cannot be fulfilled on {kind} \"{name}\": {cause}"),
+        );
+        error.details = json!({ "name": name, "group": resource.group, "kind": resource.kind_name });
+        error
+    }
+
+    /// 422: a write that must name the version that it was judged on.
+    #[must_use]
+    pub fn version_needed(resource: &Resource, name: &str) -> Self {
+        let detail = "must be specified for an update";
+        let error = FieldError::invalid("metadata.resourceVersion", &json!(0), detail);
+        let mut refusal = Self::invalid(resource, name, &[error]);
+        refusal.message = refusal
+            .message
+            .replacen(&resource.qualified_kind(), &resource.qualified(), 1);
+        refusal.details["kind"] = resource.plural.into();
+        refusal
+    }
+
+    /// 422: an operation of a JSON patch does not fit the object.
+    #[must_use]
+    pub fn unprocessable() -> Self {
+        Self::new(
+            422,
+            "Invalid",
+            "the server rejected our request due to an error in our request",
+        )
+    }
+
+    /// 422: a parameter of the request has a value that is not served. `options` is `DeleteOptions` and the like.
+    #[must_use]
+    pub fn unsupported_option(options: &str, field: &str, value: &str, supported: &str) -> Self {
+        let text = format!("Unsupported value: {value}: supported values: {supported}");
+        let mut error = Self::new(
+            422,
+            "Invalid",
+            format!("{options}.meta.k8s.io \"\" is invalid: {field}: {text}"),
+        );
+        let cause = json!({ "reason": "FieldValueNotSupported", "message": text, "field": field });
+        error.details = json!({ "group": "meta.k8s.io", "kind": options, "causes": [cause] });
+        error
+    }
+
     /// 410: the asked version is older than the log of changes reaches.
     #[must_use]
     pub fn expired(asked: u64, oldest: u64) -> Self {
@@ -138,6 +193,12 @@ impl ApiError {
     /// 422: the object breaks a rule of its kind. `causes` are (field, reason, message).
     #[must_use]
     pub fn invalid(resource: &Resource, name: &str, causes: &[FieldError]) -> Self {
+        // The rules of events are those of their stored form, whichever form was sent.
+        let resource = if resource.kind_name == Kind::Event.name() {
+            Kind::Event.resource()
+        } else {
+            resource
+        };
         let texts: Vec<String> = causes.iter().map(ToString::to_string).collect();
         let list = if let [only] = texts.as_slice() {
             only.clone()
@@ -182,8 +243,11 @@ impl ApiError {
     pub fn to_status(&self) -> Value {
         let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason, "code": self.code,
+            "message": self.message, "code": self.code,
         });
+        if !self.reason.is_empty() {
+            status["reason"] = self.reason.into();
+        }
         if !self.details.is_null() {
             status["details"] = self.details.clone();
         }

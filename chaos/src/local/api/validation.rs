@@ -1,6 +1,7 @@
 //! What the real server does to an object before it stores it: types, defaults and the rules of each kind,
 //! as far as pgbaton can meet them.
 
+use super::forms;
 use super::kinds::{Kind, Resource};
 use super::status::FieldError;
 use k8s_openapi::ByteString;
@@ -18,6 +19,7 @@ pub fn decode(resource: &Resource, object: Value) -> Result<Value, String> {
         let typed: T = serde_json::from_value(object).map_err(|e| e.to_string())?;
         serde_json::to_value(typed).map_err(|e| e.to_string())
     }
+    forms::check_micro_times(resource.kind, &object)?;
     let mut object = match resource.kind {
         Kind::Lease => typed::<Lease>(object),
         Kind::StatefulSet => typed::<StatefulSet>(object),
@@ -42,6 +44,7 @@ pub fn decode(resource: &Resource, object: Value) -> Result<Value, String> {
             }
         }
     }
+    forms::drop_empty_values(resource.kind, &mut object);
     Ok(object)
 }
 
@@ -88,6 +91,7 @@ pub fn set_defaults(kind: Kind, object: &mut Value) {
             };
             default(spec, "type", json!("ClusterIP"));
             default(spec, "sessionAffinity", json!("None"));
+            default(spec, "internalTrafficPolicy", json!("Cluster"));
             for port in spec
                 .get_mut("ports")
                 .and_then(Value::as_array_mut)
@@ -103,7 +107,8 @@ pub fn set_defaults(kind: Kind, object: &mut Value) {
             default(object, "type", json!("Opaque"));
             move_string_data(object);
         }
-        Kind::Lease | Kind::Event => {}
+        Kind::Lease => default(object, "spec", json!({})),
+        Kind::Event => {}
     }
 }
 
@@ -111,6 +116,56 @@ fn set_pod_defaults(spec: &mut Value) {
     default(spec, "restartPolicy", json!("Always"));
     default(spec, "terminationGracePeriodSeconds", json!(30));
     default(spec, "dnsPolicy", json!("ClusterFirst"));
+    default(spec, "schedulerName", json!("default-scheduler"));
+    default(spec, "securityContext", json!({}));
+    for list in ["initContainers", "containers"] {
+        let containers = spec.get_mut(list).and_then(Value::as_array_mut);
+        containers.into_iter().flatten().for_each(set_container_defaults);
+    }
+    let volumes = spec.get_mut("volumes").and_then(Value::as_array_mut);
+    for volume in volumes.into_iter().flatten() {
+        for source in ["secret", "configMap", "projected", "downwardAPI"] {
+            if let Some(source) = volume.get_mut(source) {
+                default(source, "defaultMode", json!(0o644));
+            }
+        }
+    }
+}
+
+fn set_container_defaults(container: &mut Value) {
+    let image = container["image"].as_str().unwrap_or_default();
+    let tag = image
+        .rsplit('/')
+        .next()
+        .and_then(|last| last.split_once([':', '@']));
+    let pull = match tag {
+        None | Some((_, "latest")) => "Always",
+        Some(_) => "IfNotPresent",
+    };
+    default(container, "imagePullPolicy", json!(pull));
+    default(container, "resources", json!({}));
+    default(container, "terminationMessagePath", json!("/dev/termination-log"));
+    default(container, "terminationMessagePolicy", json!("File"));
+    let ports = container.get_mut("ports").and_then(Value::as_array_mut);
+    for port in ports.into_iter().flatten() {
+        default(port, "protocol", json!("TCP"));
+    }
+    for probe in ["readinessProbe", "livenessProbe", "startupProbe"] {
+        if let Some(probe) = container.get_mut(probe) {
+            for (field, value) in [
+                ("timeoutSeconds", 1),
+                ("periodSeconds", 10),
+                ("successThreshold", 1),
+                ("failureThreshold", 3),
+            ] {
+                default(probe, field, json!(value));
+            }
+            if let Some(get) = probe.get_mut("httpGet") {
+                default(get, "scheme", json!("HTTP"));
+                default(get, "path", json!("/"));
+            }
+        }
+    }
 }
 
 fn default(object: &mut Value, field: &str, value: Value) {
@@ -135,15 +190,7 @@ fn move_string_data(secret: &mut Value) {
 #[must_use]
 pub fn check(kind: Kind, resource: &Resource, object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let name = object["metadata"]["name"].as_str().unwrap_or_default();
-    if !is_subdomain(name) {
-        errors.push(FieldError::invalid(
-            "metadata.name",
-            &json!(name),
-            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and \
-             must start and end with an alphanumeric character",
-        ));
-    }
+    forms::check_metadata(kind, &object["metadata"], &mut errors);
     match kind {
         Kind::Lease => check_lease(object, &mut errors),
         Kind::StatefulSet => check_statefulset(object, &mut errors),
@@ -154,26 +201,37 @@ pub fn check(kind: Kind, resource: &Resource, object: &Value) -> Vec<FieldError>
             if none && spec["clusterIP"] != "None" && spec["type"] != "ExternalName" {
                 errors.push(FieldError::required("spec.ports", ""));
             }
+            let ports = spec["ports"].as_array().map_or(&[][..], Vec::as_slice);
+            for (n, port) in ports.iter().enumerate().filter(|_| ports.len() > 1) {
+                if port["name"].as_str().is_none_or(str::is_empty) {
+                    errors.push(FieldError::required(&format!("spec.ports[{n}].name"), ""));
+                }
+            }
         }
         Kind::Pod => {
             if object["spec"]["containers"].as_array().is_none_or(Vec::is_empty) {
                 errors.push(FieldError::required("spec.containers", ""));
             }
+            check_env("spec", &object["spec"], &mut errors);
         }
         Kind::Secret => {}
     }
     errors
 }
 
-fn is_subdomain(name: &str) -> bool {
-    let alphanumeric = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
-    name.len() <= 253
-        && name.split('.').all(|label| {
-            let b = label.as_bytes();
-            b.iter().all(|c| alphanumeric(*c) || *c == b'-')
-                && b.first().is_some_and(|c| alphanumeric(*c))
-                && b.last().is_some_and(|c| alphanumeric(*c))
-        })
+fn check_env(at: &str, pod: &Value, errors: &mut Vec<FieldError>) {
+    for list in ["initContainers", "containers"] {
+        for (n, container) in pod[list].as_array().into_iter().flatten().enumerate() {
+            for (v, variable) in container["env"].as_array().into_iter().flatten().enumerate() {
+                if variable["name"].as_str().is_none_or(str::is_empty) {
+                    errors.push(FieldError::required(
+                        &format!("{at}.{list}[{n}].env[{v}].name"),
+                        "",
+                    ));
+                }
+            }
+        }
+    }
 }
 
 fn check_lease(object: &Value, errors: &mut Vec<FieldError>) {
@@ -219,15 +277,22 @@ fn check_statefulset(object: &Value, errors: &mut Vec<FieldError>) {
     {
         errors.push(FieldError::required("spec.template.spec.containers", ""));
     }
+    check_env("spec.template.spec", &spec["template"]["spec"], errors);
     let strategy = &spec["updateStrategy"];
     match strategy["type"].as_str() {
         Some("OnDelete") => {
             if let Some(rolling) = strategy.get("rollingUpdate").filter(|r| !r.is_null()) {
-                errors.push(FieldError::invalid(
+                let mut error = FieldError::invalid(
                     "spec.updateStrategy.rollingUpdate",
                     rolling,
                     "only allowed for updateStrategy 'RollingUpdate'",
+                );
+                // In Go's own names of the fields, and in their order.
+                error.value = Some(format!(
+                    "{{\"Partition\":{},\"MaxUnavailable\":{}}}",
+                    rolling["partition"], rolling["maxUnavailable"]
                 ));
+                errors.push(error);
             }
         }
         Some("RollingUpdate") => {}
@@ -244,8 +309,8 @@ fn check_event(resource: &Resource, object: &Value, errors: &mut Vec<FieldError>
     let of = object
         .pointer("/involvedObject/namespace")
         .and_then(Value::as_str)
-        .unwrap_or("default");
-    if own != of {
+        .unwrap_or_default();
+    if own != if of.is_empty() { "default" } else { of } {
         errors.push(FieldError::invalid(
             "involvedObject.namespace",
             &json!(of),
@@ -257,6 +322,8 @@ fn check_event(resource: &Resource, object: &Value, errors: &mut Vec<FieldError>
     }
     if object.get("eventTime").is_none_or(Value::is_null) {
         errors.push(FieldError::required("eventTime", ""));
+        // The rest is not looked at then.
+        return;
     }
     for (field, told, limit) in [
         ("reportingComponent", "reportingController", 253),
@@ -272,6 +339,14 @@ fn check_event(resource: &Resource, object: &Value, errors: &mut Vec<FieldError>
             errors.push(FieldError::invalid(told, &json!(""), detail));
         }
     }
+    if let Some(wrong) = object["reportingComponent"]
+        .as_str()
+        .filter(|c| !c.is_empty())
+        .and_then(forms::wrong_key)
+    {
+        let told = &object["reportingComponent"];
+        errors.push(FieldError::invalid("reportingController", told, wrong));
+    }
     if object["message"].as_str().is_some_and(|m| m.len() > 1024) {
         errors.push(FieldError::invalid(
             "message",
@@ -280,14 +355,16 @@ fn check_event(resource: &Resource, object: &Value, errors: &mut Vec<FieldError>
         ));
     }
     if !matches!(object["type"].as_str(), Some("Normal" | "Warning")) {
-        errors.push(FieldError::invalid("type", &object["type"], "has invalid value"));
+        let given = object["type"].as_str().unwrap_or_default();
+        let detail = format!("has invalid value: {given}");
+        errors.push(FieldError::invalid("type", &json!(""), detail));
     }
 }
 
 /// Rules for a change (both in stored form).
 #[must_use]
-pub fn check_change(kind: Kind, old: &Value, new: &Value) -> Vec<FieldError> {
-    match kind {
+pub fn check_change(resource: &Resource, old: &Value, new: &Value) -> Vec<FieldError> {
+    match resource.kind {
         Kind::StatefulSet => {
             let fixed = |object: &Value| {
                 let mut spec = object["spec"].clone();
@@ -314,40 +391,50 @@ pub fn check_change(kind: Kind, old: &Value, new: &Value) -> Vec<FieldError> {
                  'minReadySeconds' are forbidden",
             )]
         }
-        Kind::Pod => {
-            let fixed = |object: &Value| {
-                let mut spec = object["spec"].clone();
-                for field in [
-                    "activeDeadlineSeconds",
-                    "terminationGracePeriodSeconds",
-                    "tolerations",
-                    "nodeName",
-                ] {
-                    spec.as_object_mut().map(|s| s.remove(field));
-                }
-                for list in ["containers", "initContainers"] {
-                    for c in spec
-                        .get_mut(list)
-                        .and_then(Value::as_array_mut)
-                        .into_iter()
-                        .flatten()
-                    {
-                        c.as_object_mut().map(|c| c.remove("image"));
-                    }
-                }
-                spec
-            };
-            if fixed(old) == fixed(new) {
-                return Vec::new();
-            }
-            vec![FieldError::forbidden(
-                "spec",
-                "pod updates may not change fields other than `spec.containers[*].image`, \
-                 `spec.initContainers[*].image`, `spec.activeDeadlineSeconds`, `spec.tolerations` (only additions \
-                 to existing tolerations), `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was \
-                 previously negative)",
-            )]
+        Kind::Pod => check_pod_change(old, new),
+        // Only the old form lets an event be written anew.
+        Kind::Event if !resource.group.is_empty() => {
+            ["involvedObject", "message", "reason", "type", "action"]
+                .into_iter()
+                .filter(|field| old[*field] != new[*field])
+                .map(|field| FieldError::invalid(field, &new[field], "field is immutable"))
+                .collect()
         }
         Kind::Lease | Kind::Service | Kind::Secret | Kind::Event => Vec::new(),
     }
+}
+
+fn check_pod_change(old: &Value, new: &Value) -> Vec<FieldError> {
+    let fixed = |object: &Value| {
+        let mut spec = object["spec"].clone();
+        for field in [
+            "activeDeadlineSeconds",
+            "terminationGracePeriodSeconds",
+            "tolerations",
+            "nodeName",
+        ] {
+            spec.as_object_mut().map(|s| s.remove(field));
+        }
+        for list in ["containers", "initContainers"] {
+            for c in spec
+                .get_mut(list)
+                .and_then(Value::as_array_mut)
+                .into_iter()
+                .flatten()
+            {
+                c.as_object_mut().map(|c| c.remove("image"));
+            }
+        }
+        spec
+    };
+    if fixed(old) == fixed(new) {
+        return Vec::new();
+    }
+    vec![FieldError::forbidden(
+        "spec",
+        "pod updates may not change fields other than `spec.containers[*].image`, \
+                 `spec.initContainers[*].image`, `spec.activeDeadlineSeconds`, `spec.tolerations` (only additions \
+                 to existing tolerations), `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was \
+                 previously negative)",
+    )]
 }

@@ -50,7 +50,7 @@ pub(super) fn start(
     parameters: &Parameters,
     open: OpenWatch,
 ) -> Result<impl Stream<Item = Result<Bytes, Infallible>> + use<>, ApiError> {
-    let asked = parameters.number("resourceVersion")?.unwrap_or(0);
+    let asked = parameters.version()?;
     let seconds = parameters.number("timeoutSeconds")?.filter(|s| *s > 0);
     let time = seconds
         .map_or(DEFAULT_TIME, Duration::from_secs)
@@ -75,7 +75,8 @@ pub(super) fn start(
         _open: open,
     };
     if asked == 0 || streaming_list {
-        watch.send_present(streaming_list && bookmarks);
+        // The real server takes a watch from nothing for a streamed list, and marks its end for who takes bookmarks.
+        watch.send_present(bookmarks);
     }
     Ok(stream::unfold(watch, Watch::next))
 }
@@ -105,7 +106,7 @@ impl Watch {
     }
 
     fn bookmark(&self, annotations: &Value) -> Value {
-        let mut metadata = json!({ "resourceVersion": self.after.to_string(), "creationTimestamp": null });
+        let mut metadata = json!({ "resourceVersion": self.after.to_string() });
         if !annotations.is_null() {
             metadata["annotations"] = annotations.clone();
         }
