@@ -55,7 +55,7 @@ cluster: build ## A real Kubernetes of three nodes on this machine, with pgbaton
 cluster-down: ## End the machine's Kubernetes and remove everything of it
 	@chaos/cluster/down.sh
 
-cluster-smoke: build ## Check deploy/ and eight scenarios on a real Kubernetes
+cluster-smoke: build ## Check deploy/, adoption and scenarios on a real Kubernetes (root)
 	@chaos/cluster/smoke.sh $(RELEASE)
 
 chaos-all: build ## Run all scenarios on a real Kubernetes, for docs/evidence/chaos.md (goes on where it was)
@@ -64,6 +64,7 @@ chaos-all: build ## Run all scenarios on a real Kubernetes, for docs/evidence/ch
 lint: ## Check format, lints and dependencies
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --locked -p pgbaton-chaos --test deploy --test cluster -- -D warnings
 	@$(MAKE) --no-print-directory deny
 
 deny: ## Check licences, sources and bans of dependencies

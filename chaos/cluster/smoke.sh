@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What must hold of deploy/ on a real Kubernetes for a commit: its manifests, the API server's contract, and eight scenarios.
+# What must hold of deploy/ on a real Kubernetes for a commit: its manifests, the API server's contract, adoption, and scenarios.
 # A cluster that is up is used and left; else one is brought up and taken down again.
 # usage: smoke.sh RELEASE_DIRECTORY
 set -Eeuo pipefail
@@ -23,6 +23,10 @@ trap finish EXIT
 export PGBATON_KUBECTL="$BIN/kube kubectl"
 cd "$here/../.."
 cargo test --release --locked -p pgbaton-chaos --test deploy
+# The contract of the embedded API server, kept by the real one.
+PGBATON_CONTRACT_KUBECONFIG=$STATE/admin.kubeconfig nsenter --net=/run/netns/pgb-client \
+	cargo test --release --locked -p pgbaton-chaos --test api_contract --test api_contract_defaults --test api_contract_rules \
+	--test api_contract_watch
 KUBECONFIG=$STATE/admin.kubeconfig nsenter --net=/run/netns/pgb-client \
 	cargo test --release --locked -p pgbaton-chaos --test cluster -- --test-threads=1
 scenarios=(sts-delete sts-delete-empty pod-delete container-kill node-cut api-cut drain switchover)

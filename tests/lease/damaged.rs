@@ -7,8 +7,7 @@ use std::time::Duration;
 use pgbaton::core::record::{BadRecord, Record};
 use pgbaton::core::types::{SystemId, Term};
 use pgbaton::lease::{
-    ClaimEvidence, INITIAL_ANNOTATION, LeaseSeen, LeaseState, RECORD_ANNOTATION, RecordState, SwapKind,
-    SwapOutcome,
+    ClaimEvidence, LeaseSeen, LeaseState, RECORD_ANNOTATION, RecordState, SwapKind, SwapOutcome,
 };
 use serde_json::{Value, json};
 

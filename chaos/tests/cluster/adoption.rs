@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use pgbaton_chaos::names::POSTGRES_PORT;
@@ -13,7 +13,8 @@ use pgbaton_chaos::oracles::sql::{self, Login};
 
 use super::kubectl::{Kubectl, eventually, root};
 
-const NAMESPACE: &str = "adoption";
+/// A new one for each run: volumes of an earlier run hold its data.
+static NAMESPACE: LazyLock<String> = LazyLock::new(|| format!("adoption-{}", std::process::id()));
 const MEMBERS: [&str; 3] = ["postgres-1", "postgres-2", "postgres-3"];
 const PASSWORD: &str = "a1b2c3d4";
 const ROWS: usize = 10_000;
@@ -24,11 +25,13 @@ struct Plain {
 
 impl Plain {
     fn run(&self, arguments: &[&str]) -> Result<String, String> {
-        self.kubectl.run(&[&["-n", NAMESPACE], arguments].concat())
+        self.kubectl
+            .run(&[&["-n", NAMESPACE.as_str()], arguments].concat())
     }
 
     fn must(&self, arguments: &[&str]) -> String {
-        self.kubectl.must(&[&["-n", NAMESPACE], arguments].concat())
+        self.kubectl
+            .must(&[&["-n", NAMESPACE.as_str()], arguments].concat())
     }
 
     fn sql(&self, member: &str, text: &str) -> Result<String, String> {
@@ -59,10 +62,10 @@ impl Plain {
         let plain = Self {
             kubectl: Kubectl::new(),
         };
-        plain.kubectl.must(&["create", "namespace", NAMESPACE]);
+        plain.kubectl.must(&["create", "namespace", &NAMESPACE]);
         let volumes = root().join("chaos/cluster/volumes.sh");
         let made = Command::new(volumes)
-            .arg(NAMESPACE)
+            .arg(NAMESPACE.as_str())
             .args(MEMBERS)
             .status()
             .unwrap();
@@ -112,8 +115,8 @@ fn manifests() -> tempfile::TempDir {
         };
         let text = template
             .replace("NAME", member)
-            .replace("MODE\"", &format!("{mode}\""))
-            .replace("PRIMARY\"", &format!("{primary}\""));
+            .replace("\"MODE\"", &format!("\"{mode}\""))
+            .replace("\"PRIMARY\"", &format!("\"{primary}\""));
         fs::write(directory.path().join(format!("{member}.yaml")), text).unwrap();
     }
     directory
@@ -187,8 +190,9 @@ impl Client {
 /// Step 1 of the page, beside the manifests.
 fn kustomization(directory: &Path) -> usize {
     let text = format!(
-        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: {NAMESPACE}\nresources:\n- postgres-1.yaml\n\
-         - postgres-2.yaml\n- postgres-3.yaml\ncomponents:\n- ../../deploy/adopt\n"
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: {}\nresources:\n- postgres-1.yaml\n\
+         - postgres-2.yaml\n- postgres-3.yaml\ncomponents:\n- ../../deploy/adopt\n",
+        *NAMESPACE
     );
     fs::write(directory.join("kustomization.yaml"), &text).unwrap();
     text.lines().count()
@@ -242,10 +246,10 @@ fn the_tutorials_cluster_is_adopted_in_place() {
     );
     plain
         .kubectl
-        .must(&["delete", "namespace", NAMESPACE, "--wait=true", "--timeout=120s"]);
+        .must(&["delete", "namespace", &NAMESPACE, "--wait=true", "--timeout=120s"]);
     for member in MEMBERS {
         plain
             .kubectl
-            .must(&["delete", "pv", &format!("{NAMESPACE}-{member}")]);
+            .must(&["delete", "pv", &format!("{}-{member}", *NAMESPACE)]);
     }
 }
