@@ -12,7 +12,7 @@ use tower::{BoxError, Layer, Service, ServiceExt};
 use crate::http::metrics::{ApiLabels, ApiOutcome, ApiResource, ApiVerb, Metrics};
 
 /// A client that sends what it is given through `client` and counts it. `forbidden` is notified when an answer is 403, but for
-/// that to a question about a right.
+/// those to a question about a right and to the search for servers to adopt.
 #[must_use]
 pub fn counted(client: kube::Client, metrics: &Metrics, forbidden: &Arc<Notify>) -> kube::Client {
     let namespace = client.default_namespace().to_owned();
@@ -80,12 +80,14 @@ where
             },
         };
         let (inner, forbidden) = (self.inner.clone(), self.forbidden.clone());
-        let is_question = request.uri().path().ends_with("/selfsubjectaccessreviews");
+        // Neither says that a needed right is missing: a question about one, and the search for servers to adopt, which says so itself.
+        let is_asked_freely = request.uri().path().ends_with("/selfsubjectaccessreviews")
+            || (verb == ApiVerb::list && resource == ApiResource::statefulsets);
         Box::pin(async move {
             let answer = inner.oneshot(request).await;
             if let Ok(answer) = &answer {
                 count.answered(answer.status().as_u16());
-                if answer.status() == StatusCode::FORBIDDEN && !is_question {
+                if answer.status() == StatusCode::FORBIDDEN && !is_asked_freely {
                     forbidden.notify_one();
                 }
             }

@@ -5,12 +5,14 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
 use pgbaton::core::record::{Durability, Record};
+use pgbaton::lease::record_text;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::sql::{self, Login};
-use crate::names::{PRIMARY_ADDRESS, RECORD_ANNOTATION, STANDBY_MODE};
+use crate::names::{PRIMARY_ADDRESS, STANDBY_MODE};
 
 /// Between two looks.
 pub const LOOK: Duration = Duration::from_millis(100);
@@ -50,11 +52,9 @@ pub struct Server {
 /// The record in a Lease object.
 #[must_use]
 pub fn record_of(lease: &Value) -> Option<Record> {
-    let text = lease
-        .get("metadata")?
-        .get("annotations")?
-        .get(RECORD_ANNOTATION)?
-        .as_str()?;
+    let lease: Lease = serde_json::from_value(lease.clone()).ok()?;
+    let annotations = lease.metadata.annotations.unwrap_or_default();
+    let text = record_text(&lease.spec.unwrap_or_default(), &annotations)?;
     Record::parse(text).ok()
 }
 

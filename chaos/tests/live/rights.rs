@@ -225,7 +225,8 @@ async fn without_patch_env_no_right_on_stateful_sets_is_needed() {
     let on_sets = asked
         .requests
         .keys()
-        .filter(|key| key.resource.starts_with("statefulsets"));
+        // Whoever is to be the first primary looks once whether there are servers to adopt, and may be refused.
+        .filter(|key| key.resource.starts_with("statefulsets") && key.verb != "list");
     assert_eq!(on_sets.count(), 0, "{:#?}", asked.requests);
     live.end().await;
 }
