@@ -21,6 +21,8 @@ const PAUSE: Duration = Duration::from_millis(4);
 const RETRY: Duration = Duration::from_millis(15);
 /// One client in this many takes a new connection for each write, as short-lived programs do.
 const SHORT_LIVED: usize = 4;
+/// How often the table is tried to be read.
+const READS: u32 = 5;
 /// The clients' table.
 pub const TABLE: &str = "pgbaton_writes";
 
@@ -168,9 +170,18 @@ impl Workload {
         };
         let text = format!("SELECT id FROM {TABLE}");
         let bound = Duration::from_secs(60);
-        let rows = sql::ask_within(&self.login, self.service, &text, bound)
-            .await
-            .context("cannot read the clients' table through the Service's address")?;
+        let mut tries = 1;
+        let rows = loop {
+            match sql::ask_within(&self.login, self.service, &text, bound).await {
+                Ok(rows) => break rows,
+                // A connection that was sent to a pod that is gone stays with it (conntrack) and never answers; the next one does.
+                Err(_) if tries < READS => tries += 1,
+                Err(error) => {
+                    let what = "cannot read the clients' table through the Service's address";
+                    return Err(error.context(format!("{what} in {READS} tries")));
+                }
+            }
+        };
         let held: std::collections::HashSet<i64> = rows
             .iter()
             .filter_map(|row| row.first()?.as_deref()?.parse().ok())
