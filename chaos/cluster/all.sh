@@ -13,7 +13,7 @@ file=docs/evidence/chaos.md
 if [ $# = 0 ]; then
 	set -- $("$release/pgbaton-chaos" cluster list | awk '{ print $1 ":1" }')
 fi
-[ -f "$STATE/pid/apiserver" ] || "$here/cluster.sh" "$release/pgbaton"
+is_up || "$here/cluster.sh" "$release/pgbaton"
 mkdir -p "$(dirname "$file")"
 [ -f "$file" ] || {
 	echo "# Scenarios on a real Kubernetes"

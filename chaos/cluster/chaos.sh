@@ -9,6 +9,6 @@ if [ -n "${KUBECONFIG:-}" ]; then
 	exec "$chaos" cluster run "$@"
 fi
 need_root
-[ -f "$STATE/pid/apiserver" ] || die "no cluster is up: make cluster"
+is_up || die "no cluster is up: make cluster"
 KUBECONFIG=$STATE/admin.kubeconfig PGBATON_KUBECTL="$BIN/kube kubectl" \
 	exec nsenter --net=/run/netns/pgb-client "$chaos" cluster run --state "$STATE" --scripts "$here" "$@"

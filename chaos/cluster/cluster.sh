@@ -8,7 +8,8 @@ need_root
 "$here/setup.sh"
 "$here/build.sh"
 "$here/image.sh"
-if ! [ -f "$STATE/pid/apiserver" ]; then
+if ! is_up; then
+	"$here/down.sh"
 	"$here/up.sh" "${2:-3}"
 fi
 "$here/load.sh" "$binary"

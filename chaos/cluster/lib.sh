@@ -37,6 +37,9 @@ in_host() {
 
 kubectl() { in_host cp "$BIN/kube" kubectl --kubeconfig "$STATE/admin.kubeconfig" "$@"; }
 
+# Whether the cluster runs; a state without processes is left over from a machine that was restarted. A zombie has no program.
+is_up() { [ -f "$STATE/pid/apiserver" ] && readlink "/proc/$(cat "$STATE/pid/apiserver")/exe" >/dev/null 2>&1; }
+
 # built NAME FILE...: whether NAME was built from these very files; note_built NAME FILE... says so.
 stamp_of() { cat "$@" | sha256sum | cut -d' ' -f1; }
 built() { local name=$1; shift; [ "$(cat "$CACHE/$name.stamp" 2>/dev/null)" = "$(stamp_of "$@")" ]; }

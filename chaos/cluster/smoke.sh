@@ -7,7 +7,7 @@ set -Eeuo pipefail
 release=$(realpath "${1:?usage: smoke.sh RELEASE_DIRECTORY}")
 need_root
 made=
-[ -f "$STATE/pid/apiserver" ] || made=1
+is_up || made=1
 finish() {
 	local rc=$?
 	if [ -n "$made" ]; then
