@@ -86,6 +86,20 @@ fn a_member_that_sees_an_old_lease_does_not_call_it_damaged() {
 }
 
 #[test]
+fn an_old_lease_that_nobody_runs_beyond_is_called_damaged() {
+    let mut world = running();
+    world.fault(&KillPod(0, FOR_GOOD));
+    // Put back from a backup while nobody runs under a permit: only a person knows whose data counts.
+    world.damage("an older Lease was put back", |l| l.term = Term(0));
+    world.until("a standby asks for a person", 30_000, |w| {
+        let why = w.sidecars[1].last.as_ref().map(|decision| decision.why.clone());
+        matches!(why, Some(Why::LeaseDamaged { .. }))
+    });
+    world.run(5_000);
+    assert_eq!(world.primary(), None);
+}
+
+#[test]
 fn a_record_that_somebody_may_have_led_after_is_not_written_back() {
     let mut world = running();
     world.damage("a later term lost its record", |l| {
