@@ -153,6 +153,7 @@ fn what<B>(request: &Request<B>) -> (ApiVerb, ApiResource) {
 mod tests {
     use super::*;
     use crate::kubernetes::fake::FakeApi;
+    use k8s_openapi::api::apps::v1::StatefulSet;
     use k8s_openapi::api::core::v1::Service as KubeService;
     use kube::api::{Api, ListParams, Patch, PatchParams, WatchParams};
     use std::time::Duration;
@@ -196,6 +197,7 @@ mod tests {
         assert_eq!(count(&metrics, ApiVerb::list, ApiOutcome::refused), 1);
         assert_eq!(count(&metrics, ApiVerb::watch, ApiOutcome::refused), 1);
     }
+
     #[tokio::test]
     async fn a_forbidden_request_is_told_and_a_forbidden_question_is_not() {
         let (metrics, _) = Metrics::new();
@@ -223,5 +225,13 @@ mod tests {
             .await
             .unwrap_err();
         assert!(!told().await, "a question would ask for the next one");
+        api.forbid("GET", "statefulsets");
+        let sets: Api<StatefulSet> = Api::namespaced(client, "default");
+        let refused = sets.list(&ListParams::default()).await.unwrap_err();
+        assert!(
+            matches!(&refused, kube::Error::Api(status) if status.code == 403),
+            "{refused}"
+        );
+        assert!(!told().await, "a new cluster needs no right to list servers");
     }
 }
