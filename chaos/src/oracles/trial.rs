@@ -146,6 +146,7 @@ impl<S: Subject> Trial<'_, S> {
             rejoined_by,
             phases_ms: phases_ms.unwrap_or_default(),
             detail: Detail {
+                way_back: way_back(self.observer, &inflicted),
                 did: inflicted.did,
                 why,
                 unknown: summary.unknown,
@@ -256,6 +257,18 @@ fn rejoined_by(
         .filter(|entry| entry.who == hit)
         .find_map(|entry| entry.operation);
     Some(seen.unwrap_or_else(|| "rewind or clone".to_owned()))
+}
+
+/// The lines of the hit member that tell how it comes back.
+fn way_back(observer: &Observer, inflicted: &Inflicted) -> Vec<String> {
+    let entries = observer.since(inflicted.at).into_iter();
+    let of_hit = |who: &String| inflicted.hit.as_ref() == Some(who);
+    let told = entries.filter(|entry| of_hit(&entry.who) && entry.what.contains("comes back"));
+    told.map(|entry| {
+        let ms = entry.at.duration_since(inflicted.at).as_millis();
+        format!("{ms} ms: {}", entry.what)
+    })
+    .collect()
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -49,6 +49,9 @@ pub struct Detail {
     pub failed: u64,
     /// What the clients were told, with the number of times.
     pub client_errors: std::collections::BTreeMap<String, usize>,
+    /// What the hit member said on its way back: why by this way and no other.
+    #[serde(default)]
+    pub way_back: Vec<String>,
     /// First lost writes.
     pub lost_ids: Vec<i64>,
     /// What the oracle of two writers found.
