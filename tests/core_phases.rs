@@ -140,6 +140,7 @@ fn reasons_to_follow() -> Vec<Why> {
             way: RejoinWay::Rewind,
             primary: primary(),
             position,
+            failed: None,
         },
         Why::RejoinFailed {
             error: "no space left on device".to_owned(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use pg::{BUDGET, Server, login, superuser};
 use pgbaton::core::probe::{Failure, Probe, classify};
-use pgbaton::postgres::remote::{Identity, Reach, identify, reach};
+use pgbaton::postgres::remote::{Identified, Identity, Reach, identify, reach};
 use pgbaton::postgres::{Credentials, Health, Prober, ServerAt};
 
 const SHORT: Duration = Duration::from_millis(700);
@@ -271,9 +271,12 @@ async fn a_server_that_takes_no_connections_is_starting() {
         host: "127.0.0.1".to_owned(),
         port: primary.port,
     };
-    assert!(
-        identify(&here, &superuser(), BUDGET)
-            .await
-            .is_read_write_of(after.server.system_identifier)
+    assert_eq!(
+        identify(&here, &superuser(), BUDGET).await,
+        Identity::Server(Identified {
+            system_identifier: after.server.system_identifier,
+            in_recovery: false,
+            guarded: false,
+        })
     );
 }

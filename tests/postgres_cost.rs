@@ -99,7 +99,7 @@ async fn cost_of_a_look() {
     for _ in 0..LOOKS {
         assert!(matches!(
             identify(&primary.at(), &superuser(), BUDGET).await,
-            Identity::ReadWrite { .. }
+            Identity::Server(_)
         ));
     }
     let used = cpu_with_children(primary.postmaster()).saturating_sub(before) / LOOKS;

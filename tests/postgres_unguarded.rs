@@ -1,4 +1,4 @@
-//! A read-write server that no guard holds, found by a real login on a real PostgreSQL.
+//! Servers that no guard holds, found by a real login on a real PostgreSQL.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use pg::{Server, superuser};
 use pgbaton::core::types::{Address, SystemId};
 use pgbaton::runtime::brain::Input;
-use pgbaton::runtime::unguarded::{Suspects, look};
+use pgbaton::runtime::unguarded::{Suspects, Unguarded, Unheld, look};
 use tokio::sync::{mpsc, watch};
 
 /// People must know within this time.
@@ -31,7 +31,7 @@ fn plan(cluster: SystemId, servers: &[(&str, &Server)]) -> Suspects {
     }
 }
 
-async fn told(queue: &mut mpsc::Receiver<Input>, within: Duration) -> Option<Vec<String>> {
+async fn told(queue: &mut mpsc::Receiver<Input>, within: Duration) -> Option<Vec<Unguarded>> {
     let input = tokio::time::timeout(within, queue.recv()).await.ok()??;
     match input {
         Input::Unguarded(found) => Some(found),
@@ -49,33 +49,50 @@ async fn a_read_write_server_without_a_guard_is_found_at_once() {
     let (inputs, mut queue) = mpsc::channel(8);
     tokio::spawn(look(superuser(), receiver, inputs));
 
-    // A standby is none, and neither is another cluster's primary.
-    sender.send_replace(plan(cluster, &[("postgres-3", &standby)]));
-    assert_eq!(told(&mut queue, AT_ONCE).await, None);
-    sender.send_replace(plan(SystemId(1), &[("postgres-2", &primary)]));
-    assert_eq!(told(&mut queue, AT_ONCE).await, None);
+    // Two that take no writes of this cluster are told as what they are.
+    for (cluster, name, server, what, part) in [
+        (cluster, "postgres-3", &standby, Unheld::Standby, "runs without a guard"),
+        (
+            SystemId(1),
+            "postgres-2",
+            &primary,
+            Unheld::Foreign,
+            "another cluster's data",
+        ),
+    ] {
+        sender.send_replace(plan(cluster, &[(name, server)]));
+        let found = told(&mut queue, 5 * AT_ONCE).await.expect("nothing was told");
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].what, what);
+        assert!(found[0].text.contains(part), "{found:?}");
+    }
+    sender.send_replace(Suspects::default());
+    assert_eq!(told(&mut queue, 5 * AT_ONCE).await, Some(Vec::new()));
 
     let began = Instant::now();
-    sender.send_replace(plan(
+    let both = plan(
         cluster,
         &[("postgres-2", &primary), ("postgres-3", &standby)],
-    ));
+    );
+    sender.send_replace(both);
     let found = told(&mut queue, 5 * AT_ONCE).await.expect("nothing was told");
     // A loaded machine may be slow to log in; by itself it takes some milliseconds.
     assert!(began.elapsed() < 2 * AT_ONCE, "{:?}", began.elapsed());
-    assert_eq!(found.len(), 1, "{found:?}");
+    let kinds: Vec<Unheld> = found.iter().map(|server| server.what).collect();
+    assert_eq!(kinds, [Unheld::Primary, Unheld::Standby], "{found:?}");
     for part in [
         "postgres-2",
         &primary.at().to_string(),
         "no guard holds it",
         "stop it",
     ] {
-        assert!(found[0].contains(part), "{part} is not in {found:?}");
+        assert!(found[0].text.contains(part), "{part} is not in {found:?}");
     }
     // The standby is promoted by hand: a second one.
     standby.sql("SELECT pg_promote()").await;
     let found = told(&mut queue, 5 * AT_ONCE).await.expect("nothing was told");
-    assert_eq!(found.len(), 2, "{found:?}");
+    let kinds: Vec<Unheld> = found.iter().map(|server| server.what).collect();
+    assert_eq!(kinds, [Unheld::Primary, Unheld::Primary], "{found:?}");
     // Its sidecar answers again, or it is gone: nothing is left to tell.
     sender.send_replace(Suspects::default());
     assert_eq!(told(&mut queue, 5 * AT_ONCE).await, Some(Vec::new()));

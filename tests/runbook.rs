@@ -177,6 +177,7 @@ fn of_anybody() -> Vec<Why> {
             way: RejoinWay::Rewind,
             primary,
             position: None,
+            failed: None,
         },
         Why::RejoinFailed { error: text() },
     ]

@@ -223,6 +223,8 @@ pub enum Why {
         primary: MemberName,
         /// Its own end of WAL, where known.
         position: Option<Position>,
+        /// What the way that was tried before said when it failed.
+        failed: Option<String>,
     },
     /// Every way back failed for this primary and term.
     RejoinFailed {
@@ -296,10 +298,13 @@ impl fmt::Display for Why {
             Self::Pledged { term } => write!(f, "pledged to term {term}, waiting for its primary"),
             Self::Following { primary } => write!(f, "follows {primary}"),
             Self::NotStreaming { primary, for_ms } => write!(f, "follows {primary}, not streaming for {for_ms} ms"),
-            Self::Rejoining { way, primary, position: Some(position) } => {
-                write!(f, "comes back to {primary} by {way}; its own WAL ends at {position}")
+            Self::Rejoining { way, primary, position, failed } => {
+                write!(f, "comes back to {primary} by {way}")?;
+                if let Some(position) = position {
+                    write!(f, "; its own WAL ends at {position}")?;
+                }
+                failed.as_ref().map_or(Ok(()), |error| write!(f, "; before, another way failed: {error}"))
             }
-            Self::Rejoining { way, primary, position: None } => write!(f, "comes back to {primary} by {way}"),
             Self::RejoinFailed { error } => write!(f, "could not come back to the primary by any way: {error}"),
             Self::NotTakingOver { because } => write!(f, "does not take over: {because}"),
             Self::WaitingForExpiry { remaining } => write!(f, "waiting for the Lease to run out in {} ms", remaining.0),

@@ -12,7 +12,9 @@ use nix::sys::prctl::{get_pdeathsig, set_pdeathsig};
 use nix::unistd::{Gid, Uid, getuid, setgid, setgroups, setuid};
 
 /// Name of pgbaton's own directory beside PGDATA.
-pub(super) const STATE_DIR: &str = "pgbaton";
+pub const STATE_DIR: &str = "pgbaton";
+/// The configuration that the guard starts the server with, in the state directory.
+pub const CONFIG_FILE: &str = "postgresql.conf";
 /// How long a new guard waits for an old one on the same volume to end.
 const OTHER_GUARD: Duration = Duration::from_secs(30);
 
@@ -39,7 +41,7 @@ impl Settings {
     /// The configuration file that the server is started with.
     #[must_use]
     pub fn config_file(&self) -> PathBuf {
-        self.state_dir.join("postgresql.conf")
+        self.state_dir.join(CONFIG_FILE)
     }
 
     /// Where a clone is made.

@@ -296,7 +296,7 @@ impl Metrics {
             ("warnings", "Warnings on the status page", &self.warnings),
             (
                 "unguarded_servers",
-                "Read-write servers of this cluster that no guard holds",
+                "Servers at members' addresses that no guard holds",
                 &self.unguarded,
             ),
             (
@@ -315,7 +315,7 @@ impl Metrics {
         );
     }
 
-    /// So many read-write servers of this cluster run without a guard.
+    /// So many servers run without a guard where members should be.
     pub fn show_unguarded(&self, servers: usize) {
         self.unguarded.set(saturated(servers as u64));
     }

@@ -1,4 +1,4 @@
-//! Looks at another member's server: is anybody there, and is it a read-write server of this cluster.
+//! Looks at another member's server: is anybody there, whose data has it, does it take writes, and did a guard start it.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use super::session::{Behaviour, Credentials, ServerAt, ask_once, of_io};
 use super::sql::{flag, parsed};
 use crate::core::probe::Failure;
 use crate::core::types::SystemId;
+use crate::guard::prepare::{CONFIG_FILE, STATE_DIR};
 
 /// Whether a postmaster answers at an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,16 +65,8 @@ pub async fn reach(address: SocketAddr, budget: Duration) -> Reach {
 /// What runs at an address, seen from inside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
-    /// Out of recovery, with this system identifier.
-    ReadWrite {
-        /// Its system identifier: a second primary only when it is this cluster's.
-        system_identifier: SystemId,
-    },
-    /// In recovery.
-    Standby {
-        /// Its system identifier.
-        system_identifier: SystemId,
-    },
+    /// It answered.
+    Server(Identified),
     /// Not known: no evidence of anything.
     Unknown {
         /// Why.
@@ -81,12 +74,15 @@ pub enum Identity {
     },
 }
 
-impl Identity {
-    /// A read-write server of `cluster`: when no guard of it is known, it must be reported at once and never followed.
-    #[must_use]
-    pub fn is_read_write_of(&self, cluster: SystemId) -> bool {
-        matches!(self, Self::ReadWrite { system_identifier } if *system_identifier == cluster)
-    }
+/// What a server says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identified {
+    /// Whose data it has.
+    pub system_identifier: SystemId,
+    /// In recovery: takes no writes.
+    pub in_recovery: bool,
+    /// It reads the configuration that a guard writes, so a guard started it.
+    pub guarded: bool,
 }
 
 /// Whether the server takes this password, within `budget`; none: not known.
@@ -104,28 +100,31 @@ pub async fn takes_password(server: &ServerAt, credentials: &Credentials, budget
 
 /// Logs in at `server` and asks what it is, within `budget`.
 pub async fn identify(server: &ServerAt, credentials: &Credentials, budget: Duration) -> Identity {
-    let sql = "SELECT system_identifier AS id, pg_is_in_recovery() AS in_recovery FROM pg_control_system()";
+    let sql = format!(
+        "SELECT system_identifier AS id, pg_is_in_recovery() AS in_recovery, \
+         current_setting('config_file') LIKE '%/{STATE_DIR}/{CONFIG_FILE}' AS guarded FROM pg_control_system()"
+    );
     let behaviour = Behaviour {
         statement_timeout: budget,
         local_commit: true,
     };
-    match ask_once(server, credentials, behaviour, sql, budget).await {
-        Err(failure) => Identity::Unknown { failure },
-        Ok(rows) => match rows
-            .first()
-            .and_then(|row| Some((parsed(row, "id")?, flag(row, "in_recovery"))))
-        {
-            Some((id, true)) => Identity::Standby {
-                system_identifier: SystemId(id),
-            },
-            Some((id, false)) => Identity::ReadWrite {
-                system_identifier: SystemId(id),
-            },
-            None => Identity::Unknown {
-                failure: Failure::Other {
-                    detail: "the answer is not understood".to_owned(),
-                },
+    let rows = match ask_once(server, credentials, behaviour, &sql, budget).await {
+        Ok(rows) => rows,
+        Err(failure) => return Identity::Unknown { failure },
+    };
+    let identified = rows.first().and_then(|row| {
+        Some(Identified {
+            system_identifier: SystemId(parsed(row, "id")?),
+            in_recovery: flag(row, "in_recovery"),
+            guarded: flag(row, "guarded"),
+        })
+    });
+    identified.map_or_else(
+        || Identity::Unknown {
+            failure: Failure::Other {
+                detail: "the answer is not understood".to_owned(),
             },
         },
-    }
+        Identity::Server,
+    )
 }

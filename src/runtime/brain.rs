@@ -14,7 +14,7 @@ use super::preflight::{Rights, recorded};
 use super::settings::SidecarSettings;
 use super::steering::{AskPlan, Steering};
 use super::survey;
-use super::unguarded::suspects;
+use super::unguarded::{Unguarded, suspects};
 use super::words::{log_decision, log_outcome, stripped};
 use crate::core::adoption::Survey;
 use crate::core::decide::{Decision, decide};
@@ -61,7 +61,7 @@ pub enum Input {
     /// A warning of the effects or chores, by its source; empty: all well.
     Warning(&'static str, String),
     /// Read-write servers of this cluster that no guard holds, in words.
-    Unguarded(Vec<String>),
+    Unguarded(Vec<Unguarded>),
     /// What is known of this account's rights.
     Rights(Box<Rights>),
     /// What the servers of the namespace are.
@@ -101,7 +101,7 @@ pub struct Sight {
     /// Warnings by source.
     pub warnings: BTreeMap<&'static str, String>,
     /// Read-write servers of this cluster without a guard, in words.
-    pub unguarded: Vec<String>,
+    pub unguarded: Vec<Unguarded>,
     /// This account's rights.
     pub rights: Rights,
     /// What the servers of the namespace are.

@@ -6,6 +6,7 @@ use super::brain::{Sight, record_of};
 use super::clocks::CLOCKS;
 use super::effects::KUBERNETES_REFUSED;
 use super::guard_link::REFUSES;
+use super::unguarded::Unheld;
 use crate::core::adoption::Adoption;
 use crate::core::decide::Decision;
 use crate::core::observe::{LeaseView, Observation};
@@ -177,8 +178,17 @@ fn conditions(holder: &str, decision: &Decision, seen: &Observation, sight: &Sig
         let texts = crate::core::preflight::warnings(&sight.rights.missing);
         add("MissingRights", "Ask", texts.join("; "));
     }
-    if !sight.unguarded.is_empty() {
-        add("UnguardedServer", "Look", sight.unguarded.join("; "));
+    // Each has a reason of its own: one that is promoted by hand later is news.
+    for (what, reason) in [
+        (Unheld::Primary, "UnguardedServer"),
+        (Unheld::Foreign, "ForeignServer"),
+        (Unheld::Standby, "UnguardedStandby"),
+    ] {
+        let of_kind = sight.unguarded.iter().filter(|server| server.what == what);
+        let texts: Vec<&str> = of_kind.map(|server| server.text.as_str()).collect();
+        if !texts.is_empty() {
+            add(reason, "Look", texts.join("; "));
+        }
     }
     all
 }
@@ -209,6 +219,7 @@ mod tests {
     use crate::core::record::SyncSet;
     use crate::guard::protocol::Server;
     use crate::runtime::fixtures::{NOW, decision, lease, record, seen};
+    use crate::runtime::unguarded::Unguarded;
 
     fn reasons(
         news: &mut News,
@@ -251,8 +262,15 @@ mod tests {
             sight.warnings.insert(source, "text".into());
             assert_eq!(told(&view, &leading, &sight), [reason]);
         }
-        sight.unguarded = vec!["a server".into()];
-        assert_eq!(told(&view, &leading, &sight), ["UnguardedServer"]);
+        for (what, reason) in [
+            (Unheld::Standby, "UnguardedStandby"),
+            (Unheld::Primary, "UnguardedServer"),
+            (Unheld::Foreign, "ForeignServer"),
+        ] {
+            let text = "a server".to_owned();
+            sight.unguarded.push(Unguarded { what, text });
+            assert_eq!(told(&view, &leading, &sight), [reason]);
+        }
         sight.guard_trouble = format!("{REFUSES}PGDATA is a mount point");
         assert_eq!(told(&view, &leading, &sight), ["GuardRefused"]);
         sight.rights.missing = [crate::core::preflight::Right {

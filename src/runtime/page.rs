@@ -342,7 +342,7 @@ fn warnings(
     view: &lease::LeaseView,
 ) -> Vec<String> {
     let mut warnings: Vec<String> = sight.warnings.values().cloned().collect();
-    warnings.extend(sight.unguarded.iter().cloned());
+    warnings.extend(sight.unguarded.iter().map(|server| server.text.clone()));
     warnings.extend(crate::core::preflight::warnings(&sight.rights.missing));
     warnings.extend(super::preflight::of_others(sight));
     if let Some(status) = sight.status()

@@ -35,6 +35,7 @@ fn rejoining(way: RejoinWay) -> Why {
         way,
         primary: name(1),
         position: None,
+        failed: None,
     }
 }
 

@@ -1,5 +1,5 @@
-//! Looks for a read-write server of this cluster that no guard holds: the original manifest applied again, a server started by
-//! hand elsewhere. It is never followed or counted; people are told at once.
+//! Looks for servers that no guard holds: the original manifest applied again, a server started by hand elsewhere. None of them
+//! is ever followed or counted; people are told at once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,13 +13,33 @@ use super::settings::SidecarSettings;
 use crate::core::decide::PEER_FRESH;
 use crate::core::observe::{LeaseView, Observation};
 use crate::core::types::{Address, MemberName, Millis, SystemId};
-use crate::postgres::remote::identify;
+use crate::postgres::remote::{Identified, Identity, identify};
 use crate::postgres::{Credentials, ServerAt};
 
 /// Between two looks at the same member.
 const EVERY: Duration = Duration::from_millis(500);
 /// Longest time for one look.
 const LOOK: Duration = Duration::from_millis(800);
+
+/// What is wrong with a server, in the order of harm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unheld {
+    /// It takes writes with this cluster's data: a second history begins there.
+    Primary,
+    /// It takes writes with other data: empty and initialised anew, or of another cluster.
+    Foreign,
+    /// A standby of this cluster, started without a guard.
+    Standby,
+}
+
+/// A server that no guard holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unguarded {
+    /// What it is.
+    pub what: Unheld,
+    /// Where, and what to do.
+    pub text: String,
+}
 
 /// Whom to look at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -65,7 +85,7 @@ pub fn suspects(settings: &SidecarSettings, seen: &Observation, sight: &Sight) -
 
 /// Looks until the loop is gone, and tells what is found whenever it is another thing than before.
 pub async fn look(superuser: Credentials, mut plan: watch::Receiver<Suspects>, inputs: mpsc::Sender<Input>) {
-    let mut told: Vec<String> = Vec::new();
+    let mut told: Vec<Unguarded> = Vec::new();
     loop {
         let wanted = plan.borrow_and_update().clone();
         let found = match wanted.cluster {
@@ -88,7 +108,7 @@ pub async fn look(superuser: Credentials, mut plan: watch::Receiver<Suspects>, i
     }
 }
 
-async fn find(superuser: &Credentials, cluster: SystemId, wanted: &Suspects) -> Vec<String> {
+async fn find(superuser: &Credentials, cluster: SystemId, wanted: &Suspects) -> Vec<Unguarded> {
     let looks = wanted.whom.iter().flat_map(|(member, address)| {
         // Where it was last, and where its headless Service leads: a new pod has another address.
         [address.ip.clone(), member.to_string()].map(|host| async move {
@@ -96,22 +116,53 @@ async fn find(superuser: &Credentials, cluster: SystemId, wanted: &Suspects) -> 
                 host,
                 port: address.postgres_port,
             };
-            let found = identify(&at, superuser, LOOK).await;
-            found.is_read_write_of(cluster).then_some((member, at))
+            match identify(&at, superuser, LOOK).await {
+                Identity::Server(found) => judge(cluster, found).map(|what| (member, what, at)),
+                Identity::Unknown { .. } => None,
+            }
         })
     });
-    let mut found: BTreeMap<&MemberName, ServerAt> = BTreeMap::new();
-    for (member, at) in join_all(looks).await.into_iter().flatten() {
-        found.entry(member).or_insert(at);
+    let mut found: BTreeMap<&MemberName, (Unheld, ServerAt)> = BTreeMap::new();
+    for (member, what, at) in join_all(looks).await.into_iter().flatten() {
+        let known = found.entry(member).or_insert_with(|| (what, at.clone()));
+        if what < known.0 {
+            *known = (what, at);
+        }
     }
-    found.iter().map(|(member, at)| words(member, at)).collect()
+    let told = |(member, (what, at)): (&&MemberName, &(Unheld, ServerAt))| Unguarded {
+        what: *what,
+        text: words(*what, member, at),
+    };
+    found.iter().map(told).collect()
 }
 
-fn words(member: &MemberName, at: &ServerAt) -> String {
-    format!(
-        "a read-write server of this cluster answers at {at} ({member}), and no guard holds it: it is neither followed nor counted, \
-         and what is written there will be lost; stop it, and apply {member}'s StatefulSet with guard and sidecar (deploy/)"
-    )
+/// A member that is not heard may be a guarded one whose sidecar restarts: then only that it takes writes is news.
+fn judge(cluster: SystemId, found: Identified) -> Option<Unheld> {
+    let ours = found.system_identifier == cluster;
+    match (found.in_recovery, ours) {
+        (false, true) => Some(Unheld::Primary),
+        (false, false) => Some(Unheld::Foreign),
+        (true, true) if !found.guarded => Some(Unheld::Standby),
+        (true, _) => None,
+    }
+}
+
+fn words(what: Unheld, member: &MemberName, at: &ServerAt) -> String {
+    let what = match what {
+        Unheld::Primary => format!(
+            "a read-write server of this cluster answers at {at} ({member}), and no guard holds it: it is neither followed nor \
+             counted, and what is written there will be lost"
+        ),
+        Unheld::Foreign => format!(
+            "a read-write server with another cluster's data answers at {at} ({member}), and no guard holds it: it has nothing \
+             of this cluster, and whoever writes there does not write here"
+        ),
+        Unheld::Standby => format!(
+            "a standby of this cluster answers at {at} ({member}) and runs without a guard: it is neither counted nor taken for \
+             a successor, and nothing keeps it from being promoted by hand"
+        ),
+    };
+    format!("{what}; stop it, and apply {member}'s StatefulSet with guard and sidecar (deploy/)")
 }
 
 #[cfg(test)]
@@ -123,6 +174,27 @@ mod tests {
     fn whom(number: u8, view: &Observation, sight: &Sight) -> Vec<MemberName> {
         let plan = suspects(&settings(number), view, sight);
         plan.whom.into_keys().collect()
+    }
+
+    #[test]
+    fn a_server_is_judged_by_its_data_its_writes_and_its_configuration() {
+        let ours = SystemId(7);
+        let judged = |id: u64, in_recovery: bool, guarded: bool| {
+            let found = Identified {
+                system_identifier: SystemId(id),
+                in_recovery,
+                guarded,
+            };
+            judge(ours, found)
+        };
+        // Whoever started it: only one member may take writes, and this one is not it.
+        assert_eq!(judged(7, false, false), Some(Unheld::Primary));
+        assert_eq!(judged(7, false, true), Some(Unheld::Primary));
+        assert_eq!(judged(8, false, false), Some(Unheld::Foreign));
+        assert_eq!(judged(7, true, false), Some(Unheld::Standby));
+        // Its sidecar restarts.
+        assert_eq!(judged(7, true, true), None);
+        assert_eq!(judged(8, true, false), None, "somebody else's standby does no harm");
     }
 
     #[test]

@@ -113,6 +113,7 @@ impl Mind<'_> {
                     way,
                     primary: primary.member.clone(),
                     position: None,
+                    failed: self.failed_before(),
                 },
             );
         }
@@ -331,6 +332,10 @@ impl Mind<'_> {
         }
     }
 
+    fn failed_before(&self) -> Option<String> {
+        Some(self.state.rejoin.error.clone()).filter(|error| !error.is_empty())
+    }
+
     pub(super) fn rejoin_by(
         &mut self,
         way: RejoinWay,
@@ -343,6 +348,7 @@ impl Mind<'_> {
             way,
             primary: primary.member.clone(),
             position,
+            failed: self.failed_before(),
         };
         if way == RejoinWay::Follow {
             return self.start_following(record, guard, primary, why);
