@@ -104,6 +104,23 @@ pub fn read_one(pid: i32) -> Option<Process> {
     })
 }
 
+/// Follows the parents of a process up to one that is known, or to the top; none: some ancestor went away meanwhile.
+fn leads_to(pid: i32, known: &[Option<i32>]) -> Option<bool> {
+    let mut at = pid;
+    // As deep as the process tree.
+    for _ in 0..1000 {
+        if known.contains(&Some(at)) {
+            return Some(true);
+        }
+        let parent = read_one(at)?.parent;
+        if parent <= 0 {
+            break;
+        }
+        at = parent;
+    }
+    Some(false)
+}
+
 /// The command line, arguments separated by blanks: PostgreSQL writes there what a process of it does.
 #[must_use]
 pub fn title(pid: i32) -> String {
@@ -176,6 +193,22 @@ impl Belongs {
             .collect()
     }
 
+    /// Whether the process is a stray also by its ancestors as they are now. A table is not of one moment: where a program's shell was
+    /// made or ended while it was read, the program's own children seem to be nobody's (process ids that began anew from below let one
+    /// be read before its parent).
+    #[must_use]
+    pub fn is_stray_now(&self, pid: i32, known: &[Option<i32>]) -> bool {
+        // Each round that finds a gap has met a change; a tree does not change for ever.
+        for _ in 0..10 {
+            match leads_to(pid, known) {
+                Some(to_known) => return !to_known && read_one(pid).is_some_and(|p| p.is_alive()),
+                None if read_one(pid).is_none_or(|p| !p.is_alive()) => return false,
+                None => {}
+            }
+        }
+        true
+    }
+
     /// SIGKILLs everything of the server until nothing is left. Has no end on purpose: while a process of the server lives, it may
     /// acknowledge. Touches no disk. Answers how many were signalled.
     pub fn kill_all(&self, spared: &HashSet<i32>) -> usize {
@@ -208,6 +241,38 @@ impl Belongs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// pg_rewind runs `sh -c "postgres --single ..."`. A guard that looked at that server while it ended took it for a stray, killed its own
+    /// pg_rewind, and had to clone.
+    #[test]
+    fn a_table_that_lacks_a_shell_makes_no_stray() {
+        let me = i32::try_from(std::process::id()).unwrap();
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", "sleep 60; true"])
+            .spawn()
+            .unwrap();
+        let shell_pid = i32::try_from(shell.id()).unwrap();
+        let child = loop {
+            let table = Table::read();
+            if let Some(child) = table.children(shell_pid).next() {
+                break child.pid;
+            }
+        };
+        let belongs = Belongs {
+            pgdata: PathBuf::from("/data/pgdata"),
+            alone: false,
+        };
+        let mut table = Table::read();
+        table.0.remove(&shell_pid);
+        assert!(!table.descends(child, me), "the gap");
+        assert!(!belongs.is_stray_now(child, &[None, Some(me)]));
+        assert!(!belongs.is_stray_now(child, &[Some(shell_pid)]));
+        assert!(belongs.is_stray_now(child, &[None, Some(-1)]), "nobody's");
+        kill(Pid::from_raw(child), Signal::SIGKILL).unwrap();
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+        assert!(!belongs.is_stray_now(child, &[None]), "gone");
+    }
 
     #[test]
     fn a_directory_is_pgdata_also_when_moved_aside_or_removed() {

@@ -86,7 +86,8 @@ impl Guard {
         }
         let known = [before.server_pid, self.live().operation_pid];
         let strays = self.belongs.strays(&Table::read(), &known);
-        if let Some(stray) = strays.first() {
+        let stray = strays.iter().find(|p| self.belongs.is_stray_now(p.pid, &known));
+        if let Some(stray) = stray {
             self.meet_stray(stray.pid, &before);
         }
     }
@@ -225,10 +226,10 @@ impl Guard {
             return false;
         }
         let lives = read_one(pid).is_some_and(|p| p.is_alive() && p.is_postgres());
-        lives && working_directory(pid).is_some_and(|d| self.belongs.is_in_pgdata(&d)) && {
-            let table = Table::read();
-            !known.iter().flatten().any(|&k| table.descends(pid, k))
-        }
+        // pg_rewind's server may end between two of these looks: then it was nobody's stray.
+        lives
+            && working_directory(pid).is_some_and(|d| self.belongs.is_in_pgdata(&d))
+            && self.belongs.is_stray_now(pid, &known)
     }
 
     /// `promote` is a time bomb: it promotes at some later signal (nobody may lay it but an order of the guard).
