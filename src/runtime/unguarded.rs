@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{mpsc, watch};
 
 use super::brain::{Input, Sight, record_of};
@@ -16,7 +16,7 @@ use crate::core::types::{Address, MemberName, Millis, SystemId};
 use crate::postgres::remote::{Identified, Identity, identify};
 use crate::postgres::{Credentials, ServerAt};
 
-/// Between two looks at the same member.
+/// Between two looks at the same place.
 const EVERY: Duration = Duration::from_millis(500);
 /// Longest time for one look.
 const LOOK: Duration = Duration::from_millis(800);
@@ -83,57 +83,88 @@ pub fn suspects(settings: &SidecarSettings, seen: &Observation, sight: &Sight) -
     }
 }
 
+/// Where one look goes.
+type Place = (MemberName, String);
+
 /// Looks until the loop is gone, and tells what is found whenever it is another thing than before.
 pub async fn look(superuser: Credentials, mut plan: watch::Receiver<Suspects>, inputs: mpsc::Sender<Input>) {
     let mut told: Vec<Unguarded> = Vec::new();
+    let mut found: BTreeMap<Place, (Unheld, ServerAt)> = BTreeMap::new();
     loop {
         let wanted = plan.borrow_and_update().clone();
-        let found = match wanted.cluster {
-            Some(cluster) => find(&superuser, cluster, &wanted).await,
-            None => Vec::new(),
-        };
-        if found != told {
-            told.clone_from(&found);
-            send(&inputs, Input::Unguarded(found)).await;
-        }
-        let paused = async {
-            tokio::select! {
-                () = tokio::time::sleep(EVERY), if !wanted.whom.is_empty() => Ok(()),
-                changed = plan.changed() => changed,
+        let places = places(&wanted);
+        found.retain(|known, _| places.iter().any(|(place, _)| place == known));
+        let mut looks: FuturesUnordered<_> = places
+            .into_iter()
+            .map(|(place, at)| look_at(&superuser, wanted.cluster, place, at, Duration::ZERO))
+            .collect();
+        loop {
+            let now = texts(&found);
+            if now != told {
+                told.clone_from(&now);
+                send(&inputs, Input::Unguarded(now)).await;
             }
-        };
-        if paused.await.is_err() {
-            return;
+            // Each place by itself: a dead address takes its whole bound each time, and must not hold up what is found elsewhere.
+            tokio::select! {
+                changed = plan.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                Some((place, at, what)) = looks.next() => {
+                    match what {
+                        Some(what) => found.insert(place.clone(), (what, at.clone())),
+                        None => found.remove(&place),
+                    };
+                    looks.push(look_at(&superuser, wanted.cluster, place, at, EVERY));
+                }
+            }
         }
     }
 }
 
-async fn find(superuser: &Credentials, cluster: SystemId, wanted: &Suspects) -> Vec<Unguarded> {
-    let looks = wanted.whom.iter().flat_map(|(member, address)| {
-        // Where it was last, and where its headless Service leads: a new pod has another address.
-        [address.ip.clone(), member.to_string()].map(|host| async move {
+/// Where each member was last, and where its headless Service leads: a new pod has another address.
+fn places(wanted: &Suspects) -> Vec<(Place, ServerAt)> {
+    let both = wanted.whom.iter().flat_map(|(member, address)| {
+        [address.ip.clone(), member.to_string()].map(|host| {
             let at = ServerAt {
-                host,
+                host: host.clone(),
                 port: address.postgres_port,
             };
-            match identify(&at, superuser, LOOK).await {
-                Identity::Server(found) => judge(cluster, found).map(|what| (member, what, at)),
-                Identity::Unknown { .. } => None,
-            }
+            ((member.clone(), host), at)
         })
     });
-    let mut found: BTreeMap<&MemberName, (Unheld, ServerAt)> = BTreeMap::new();
-    for (member, what, at) in join_all(looks).await.into_iter().flatten() {
-        let known = found.entry(member).or_insert_with(|| (what, at.clone()));
-        if what < known.0 {
-            *known = (what, at);
+    both.filter(|_| wanted.cluster.is_some()).collect()
+}
+
+async fn look_at(
+    superuser: &Credentials,
+    cluster: Option<SystemId>,
+    place: Place,
+    at: ServerAt,
+    after: Duration,
+) -> (Place, ServerAt, Option<Unheld>) {
+    tokio::time::sleep(after).await;
+    let what = match identify(&at, superuser, LOOK).await {
+        Identity::Server(found) => cluster.and_then(|cluster| judge(cluster, found)),
+        Identity::Unknown { .. } => None,
+    };
+    (place, at, what)
+}
+
+/// One for each member, the worst.
+fn texts(found: &BTreeMap<Place, (Unheld, ServerAt)>) -> Vec<Unguarded> {
+    let mut worst: BTreeMap<&MemberName, (Unheld, &ServerAt)> = BTreeMap::new();
+    for ((member, _), (what, at)) in found {
+        let known = worst.entry(member).or_insert((*what, at));
+        if *what < known.0 {
+            *known = (*what, at);
         }
     }
-    let told = |(member, (what, at)): (&&MemberName, &(Unheld, ServerAt))| Unguarded {
+    let told = worst.iter().map(|(member, (what, at))| Unguarded {
         what: *what,
         text: words(*what, member, at),
-    };
-    found.iter().map(told).collect()
+    });
+    told.collect()
 }
 
 /// A member that is not heard may be a guarded one whose sidecar restarts: then only that it takes writes is news.
@@ -194,7 +225,11 @@ mod tests {
         assert_eq!(judged(7, true, false), Some(Unheld::Standby));
         // Its sidecar restarts.
         assert_eq!(judged(7, true, true), None);
-        assert_eq!(judged(8, true, false), None, "somebody else's standby does no harm");
+        assert_eq!(
+            judged(8, true, false),
+            None,
+            "somebody else's standby does no harm"
+        );
     }
 
     #[test]
