@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
-# Runs every scenario on the machine's own cluster and appends a row for each to docs/evidence/chaos.md, with date and commit. What has a
-# row of this commit is not run again: remove the row to repeat it. With scenarios as arguments (NAME:RUNS): these only.
+# Runs every scenario on the machine's own cluster and appends a row for each to docs/evidence/chaos.md, with date and commit: those whose
+# outages are compared ten times, the others once. What has a row of this commit is not run again: remove the row to repeat it. With
+# scenarios as arguments (NAME:RUNS): these only.
 # usage: all.sh RELEASE_DIRECTORY [SCENARIO:RUNS...]
 set -Eeuo pipefail
 . "$(dirname "$0")/lib.sh"
 release=$(realpath "${1:?usage: all.sh RELEASE_DIRECTORY [SCENARIO:RUNS...]}")
 shift
 cd "$here/../.."
-[ -z "$(git status --porcelain)" ] || die "there are uncommitted changes: a result must belong to a commit"
+[ -z "$(git status --porcelain -- . ':!docs/evidence' ':!docs/chaos.md')" ] || die "there are uncommitted changes: a result must belong to a commit"
 commit=$(git rev-parse --short HEAD)
 file=docs/evidence/chaos.md
+ten="switchover pod-delete sts-delete container-kill sidecar-kill node-cut"
+full=
 if [ $# = 0 ]; then
-	set -- $("$release/pgbaton-chaos" cluster list | awk '{ print $1 ":1" }')
+	full=1
+	set -- $("$release/pgbaton-chaos" cluster list | awk -v ten=" $ten " '{ print $1 ":" (index(ten, " " $1 " ") ? 10 : 1) }')
 fi
 is_up || "$here/cluster.sh" "$release/pgbaton"
 mkdir -p "$(dirname "$file")"
@@ -34,4 +38,20 @@ for one in "$@"; do
 	rm -f "$lines"
 done
 say "recorded in $file"
+# A full run is the table of the page: from its heading to the end.
+page=docs/chaos.md
+if [ -n "$full" ]; then
+	{
+		sed '/^## The last full run$/,$d' "$page"
+		echo "## The last full run"
+		echo
+		echo "$(date -u +%F), commit $commit, by \`make chaos-all\`."
+		echo
+		grep -m1 '^| date ' "$file"
+		grep -m1 '^| --- ' "$file"
+		grep "^| [^|]* | $commit | " "$file"
+	} >"$page.new"
+	mv "$page.new" "$page"
+	say "and in $page"
+fi
 exit "$failed"

@@ -60,6 +60,9 @@ configuration() {
 		clusterDomain: cluster.local
 		resolvConf: ""
 		evictionHard: {nodefs.available: "1%", imagefs.available: "1%"}
+		# A machine whose disk is rather full would lose images that no registry can give again (the pause image among them).
+		imageGCHighThresholdPercent: 100
+		imageGCLowThresholdPercent: 99
 		serializeImagePulls: false
 		podLogsDir: $D/pods
 	E

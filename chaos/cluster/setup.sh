@@ -16,6 +16,7 @@ want debootstrap debootstrap
 want buildah buildah
 want gcc gcc
 want openssl openssl
+want mkfs.ext4 e2fsprogs
 [ -x /usr/lib/cni/bridge ] || packages+=(containernetworking-plugins)
 [ -f /usr/include/stdlib.h ] || packages+=(libc6-dev)
 if [ ${#packages[@]} -gt 0 ]; then

@@ -99,19 +99,6 @@ control_plane() {
 	start coredns nsenter --net=/run/netns/pgb-cp "$BIN/coredns" -conf "$STATE/Corefile"
 }
 
-proxy() { # NAME
-	cat >"$STATE/proxy-$1.yaml" <<-E
-		apiVersion: kubeproxy.config.k8s.io/v1alpha1
-		kind: KubeProxyConfiguration
-		mode: iptables
-		clientConnection: {kubeconfig: $STATE/admin.kubeconfig}
-		hostnameOverride: $1
-		clusterCIDR: 10.244.0.0/16
-		conntrack: {maxPerCore: 0, min: 0, tcpCloseWaitTimeout: 0s, tcpEstablishedTimeout: 0s}
-	E
-	start "proxy-$1" nsenter "--net=/run/netns/pgb-$1" "$BIN/kube" kube-proxy --config="$STATE/proxy-$1.yaml"
-}
-
 # The client host is no node (nothing runs there), but kube-proxy wants to find one of its name.
 client_host() {
 	kubectl apply -f - <<-'E' >/dev/null
@@ -122,7 +109,7 @@ client_host() {
 	E
 	kubectl patch node client --subresource=status --type=merge \
 		-p '{"status":{"addresses":[{"type":"InternalIP","address":"10.77.0.200"}]}}' >/dev/null
-	proxy client
+	"$here/proxy.sh" client
 }
 
 dns_and_storage() {
@@ -151,7 +138,7 @@ dns_and_storage() {
 network
 control_plane
 for i in $(seq "$nodes"); do "$here/node.sh" "$i"; done
-for i in $(seq "$nodes"); do proxy "n$i"; done
+for i in $(seq "$nodes"); do "$here/proxy.sh" "n$i"; done
 client_host
 dns_and_storage
 for i in $(seq "$nodes"); do within 60 kubectl wait --for=condition=Ready --timeout=1s "node/n$i"; done

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A volume for each member, as a machine's own disk: a directory that stays when the pod, its StatefulSet or its claim goes.
+# A volume for each member, as a machine's own disk: it stays when the pod, its StatefulSet or its claim goes. A file system of its own, so
+# that it can be full; where this machine has no loop devices, a directory.
 # usage: volumes.sh NAMESPACE MEMBER...
 set -Eeuo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -9,7 +10,20 @@ nodes=$(ls -d "$STATE"/n[0-9]* | wc -l)
 for member in "$@"; do
 	number=${member##*-}
 	node=n$(((number - 1) % nodes + 1))
-	mkdir -p "$STATE/volumes/$namespace/$member"
+	directory=$STATE/volumes/$namespace/$member
+	if [ ! -d "$directory" ]; then
+		mkdir -p "$directory"
+		disk=$STATE/volumes/$namespace.$member.disk
+		# Sparse: it takes what is written. Larger than all that a long run archives.
+		truncate -s 16G "$disk"
+		# Few inodes, made at once: the kernel would write them for minutes beside what is measured.
+		if mkfs.ext4 -q -m 0 -N 65536 -J size=64 -E lazy_itable_init=0,lazy_journal_init=1 "$disk" && mount -o loop "$disk" "$directory" 2>/dev/null; then
+			rmdir "$directory/lost+found"
+		else
+			rm -f "$disk"
+			say "no loop device for the volume of $member: it is a directory, and cannot be filled"
+		fi
+	fi
 	kubectl apply -f - <<-E >/dev/null
 		apiVersion: v1
 		kind: PersistentVolume
@@ -20,7 +34,7 @@ for member in "$@"; do
 		  persistentVolumeReclaimPolicy: Retain
 		  storageClassName: standard
 		  claimRef: {namespace: $namespace, name: data-$member-0}
-		  local: {path: $STATE/volumes/$namespace/$member}
+		  local: {path: $directory}
 		  nodeAffinity:
 		    required:
 		      nodeSelectorTerms:

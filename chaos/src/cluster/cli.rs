@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum as _};
 
 use super::hosts::Hosts;
 use super::run::{self, Plan};
@@ -25,7 +25,12 @@ pub enum ClusterCommand {
 #[derive(Debug, Args)]
 pub struct RunArguments {
     /// What to do; may be given several times ('pgbaton-chaos cluster list')
-    #[arg(long = "scenario", value_name = "NAME", required = true)]
+    #[arg(
+        long = "scenario",
+        value_name = "NAME",
+        required = true,
+        hide_possible_values = true
+    )]
     scenarios: Vec<Scenario>,
     /// Run the list this many times
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
@@ -61,7 +66,7 @@ pub struct RunArguments {
 pub fn main(command: ClusterCommand) -> ExitCode {
     match command {
         ClusterCommand::List => {
-            for scenario in Scenario::ALL {
+            for scenario in Scenario::value_variants() {
                 let needs = if scenario.needs_hosts() { "hosts" } else { "API" };
                 println!("{scenario:<18} {needs:<6} {}", scenario.description());
             }

@@ -2,72 +2,18 @@
 //! them is always undone: by the scenario, or when it is dropped half way.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+
+use super::undo::{Undo, run};
 
 /// Where the cluster's state is.
 #[derive(Debug, Clone)]
 pub struct Hosts {
-    state: PathBuf,
-    scripts: PathBuf,
-}
-
-/// Commands that take back what was done. They run once: by `now`, or at the latest when this is dropped.
-#[derive(Debug, Default)]
-#[must_use = "dropping it undoes the fault"]
-pub struct Undo(Vec<Vec<String>>);
-
-impl Undo {
-    fn add(&mut self, command: &[&str]) {
-        self.0.push(command.iter().map(|&word| word.to_owned()).collect());
-    }
-
-    /// Takes it back.
-    ///
-    /// # Errors
-    /// When a command failed; the others were run all the same.
-    pub fn now(mut self) -> Result<()> {
-        self.run()
-    }
-
-    fn run(&mut self) -> Result<()> {
-        let mut first = Ok(());
-        for command in std::mem::take(&mut self.0).into_iter().rev() {
-            let words: Vec<&str> = command.iter().map(String::as_str).collect();
-            first = first.and(run(&words));
-        }
-        first
-    }
-}
-
-impl Drop for Undo {
-    fn drop(&mut self) {
-        if let Err(error) = self.run() {
-            tracing::error!("a fault could not be taken back: {error:#}");
-        }
-    }
-}
-
-fn run(command: &[&str]) -> Result<()> {
-    let [program, arguments @ ..] = command else {
-        bail!("an empty command");
-    };
-    let output = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run {program}"))?;
-    if !output.status.success() {
-        bail!(
-            "'{}' ended with {}: {}",
-            command.join(" "),
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
-    Ok(())
+    pub(super) state: PathBuf,
+    pub(super) scripts: PathBuf,
 }
 
 impl Hosts {
@@ -89,6 +35,14 @@ impl Hosts {
     #[must_use]
     pub fn volume(&self, namespace: &str, member: &str) -> PathBuf {
         self.state.join("volumes").join(namespace).join(member)
+    }
+
+    /// Whether a directory is a file system of its own, which can be filled without filling the machine's.
+    #[must_use]
+    pub fn is_file_system(directory: &Path) -> bool {
+        let device = |path: &Path| std::fs::metadata(path).ok().map(|meta| meta.dev());
+        let outside = directory.parent().and_then(device);
+        outside.is_some() && device(directory) != outside
     }
 
     /// Cuts a host (`n1`, `cp`) off from all others.
@@ -167,39 +121,24 @@ impl Hosts {
     pub fn processes(&self, uid: &str) -> BTreeSet<i32> {
         // With the cgroupfs driver the directory is named by the UID as it is.
         let mut pids = BTreeSet::new();
-        for root in groups(uid) {
+        for root in groups(&format!("pod{uid}")) {
             collect(&root, &mut pids);
         }
         pids
     }
 
-    /// Freezes all processes of a pod, as a paused virtual machine does, until taken back.
+    /// Freezes all processes of a pod until taken back.
     ///
     /// # Errors
     /// When this machine has no freezer for it.
     pub fn freeze(&self, uid: &str) -> Result<Undo> {
-        let mut undo = Undo::default();
-        for group in groups(uid) {
-            let (file, frozen, thawed) = match group {
-                _ if group.join("freezer.state").exists() => ("freezer.state", "FROZEN", "THAWED"),
-                _ if group.join("cgroup.freeze").exists() => ("cgroup.freeze", "1", "0"),
-                _ => continue,
-            };
-            let file = group.join(file);
-            undo.add(&["sh", "-c", &format!("echo {thawed} > {}", file.display())]);
-            std::fs::write(&file, frozen).with_context(|| format!("cannot write {}", file.display()))?;
-        }
-        if undo.0.is_empty() {
-            bail!("the control groups of pod {uid} have no freezer");
-        }
-        Ok(undo)
+        freeze(&format!("pod{uid}"))
     }
 }
 
-/// The control groups of a pod, one in each controller (version 1), or one (version 2).
-fn groups(uid: &str) -> Vec<PathBuf> {
+/// The control groups of this name, one in each controller (version 1), or one (version 2).
+pub fn groups(name: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let name = format!("pod{uid}");
     let mut rest = vec![(PathBuf::from("/sys/fs/cgroup"), 0)];
     while let Some((directory, depth)) = rest.pop() {
         let Ok(entries) = std::fs::read_dir(&directory) else {
@@ -209,7 +148,7 @@ fn groups(uid: &str) -> Vec<PathBuf> {
             .flatten()
             .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
         {
-            if entry.file_name().to_string_lossy() == name {
+            if entry.file_name().to_string_lossy() == *name {
                 found.push(entry.path());
             } else if depth < 5 {
                 rest.push((entry.path(), depth + 1));
@@ -219,7 +158,8 @@ fn groups(uid: &str) -> Vec<PathBuf> {
     found
 }
 
-fn collect(group: &Path, pids: &mut BTreeSet<i32>) {
+/// All processes in a control group and those below it.
+pub(super) fn collect(group: &Path, pids: &mut BTreeSet<i32>) {
     if let Ok(text) = std::fs::read_to_string(group.join("cgroup.procs")) {
         pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
     }
@@ -228,4 +168,26 @@ fn collect(group: &Path, pids: &mut BTreeSet<i32>) {
             collect(&entry.path(), pids);
         }
     }
+}
+
+/// Freezes the processes of these control groups, as a paused virtual machine does, until taken back.
+///
+/// # Errors
+/// When this machine has no freezer for it.
+pub(super) fn freeze(name: &str) -> Result<Undo> {
+    let mut undo = Undo::default();
+    for group in groups(name) {
+        let (file, frozen, thawed) = match group {
+            _ if group.join("freezer.state").exists() => ("freezer.state", "FROZEN", "THAWED"),
+            _ if group.join("cgroup.freeze").exists() => ("cgroup.freeze", "1", "0"),
+            _ => continue,
+        };
+        let file = group.join(file);
+        undo.add(&["sh", "-c", &format!("echo {thawed} > {}", file.display())]);
+        std::fs::write(&file, frozen).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    if undo.is_empty() {
+        bail!("control group {name} has no freezer");
+    }
+    Ok(undo)
 }

@@ -2,10 +2,13 @@
 
 pub mod artefacts;
 pub mod cli;
+pub mod commands;
 pub mod hosts;
 pub mod kube;
+pub mod nodes;
 pub mod pods;
 pub mod run;
 pub mod scenarios;
 pub mod target;
+pub mod undo;
 pub mod watchers;

@@ -67,12 +67,12 @@ pub async fn run(plan: Plan, mut report: impl FnMut(&FaultReport)) -> Result<boo
     let mut good = true;
     for (number, scenario) in plan.scenarios.iter().enumerate() {
         if scenario.needs_hosts() && plan.hosts.is_none() {
-            report(&FaultReport::not_possible(scenario.name()));
+            report(&FaultReport::not_possible(&scenario.name()));
             continue;
         }
         eprintln!("{scenario}: {}", scenario.description());
         let began = Instant::now();
-        let result = trial.run(scenario.name(), scenario.inflict(&target)).await;
+        let result = trial.run(&scenario.name(), scenario.inflict(&target)).await;
         good &= result.is_good();
         report(&result);
         let directory = plan

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use super::hosts::Hosts;
 use super::kube::{Kind, Kube, text};
 use crate::names::CLUSTER;
+use crate::oracles::remains;
 use crate::oracles::sql::{self, Login};
 use crate::oracles::trial::Subject;
 use crate::oracles::whole::{Objects, Server, missing};
@@ -200,6 +201,10 @@ impl Target {
         }
         if all.is_empty() {
             all = ready_and_labelled(&objects);
+        }
+        let primary = objects.record().and_then(|record| record.primary);
+        if let Some(primary) = primary.filter(|_| all.is_empty()) {
+            all = remains::left(&self.login, &servers, primary.member.as_str()).await;
         }
         all
     }

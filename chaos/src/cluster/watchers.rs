@@ -1,6 +1,6 @@
 //! Watchers of a real cluster: the timeline's lines, the Lease's history, and an oracle's writer at each address that a pod ever had.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::kube::{Kind, Kube, text};
 use super::target::{PodSeen, Target, pod_seen};
-use crate::names::CLUSTER;
+use crate::names::{CLUSTER, SIDECAR_CONTAINER};
 use crate::oracles::observer::{LOOK, Log, MemberLines, ObjectLines, Observer};
 use crate::oracles::writers::Oracle;
 
@@ -43,8 +43,14 @@ async fn addresses(kube: Kube, pods: Pods, oracle: Arc<Oracle>) {
                 .iter()
                 .filter_map(|pod| Some((text(pod, "/metadata/labels/app")?, pod_seen(pod)?)))
                 .collect();
+            let unguarded: BTreeSet<String> = list
+                .iter()
+                .filter(|pod| !is_guarded(pod))
+                .filter_map(|pod| text(pod, "/metadata/uid"))
+                .collect();
             for (member, pod) in &seen {
-                if let Some(ip) = pod.ip {
+                // Nobody holds back a server without guard: that it takes writes is no answer of pgbaton's.
+                if let Some(ip) = pod.ip.filter(|_| !unguarded.contains(&pod.uid)) {
                     oracle.watch(member, ip);
                 }
             }
@@ -52,6 +58,17 @@ async fn addresses(kube: Kube, pods: Pods, oracle: Arc<Oracle>) {
         }
         sleep(PODS).await;
     }
+}
+
+fn is_guarded(pod: &Value) -> bool {
+    let lists = ["/spec/initContainers", "/spec/containers"];
+    let containers = lists
+        .iter()
+        .filter_map(|list| pod.pointer(list)?.as_array())
+        .flatten();
+    containers
+        .filter_map(|container| container["name"].as_str())
+        .any(|name| name == SIDECAR_CONTAINER)
 }
 
 async fn member_lines(member: String, pods: Pods, log: Arc<Log>) {

@@ -295,13 +295,20 @@ fn step_text(step: &Step) -> String {
 /// # Errors
 /// When it does not answer in time, or not with a JSON object.
 pub async fn status(ip: Ipv4Addr) -> Result<Value> {
-    let asked = timeout(ASK_BOUND, get(ip, "/status")).await;
-    let body =
-        asked.with_context(|| format!("the sidecar at {ip} did not answer within {ASK_BOUND:?}"))??;
+    let body = get(ip, "/status").await?;
     serde_json::from_str(&body).with_context(|| format!("the sidecar at {ip} did not answer with JSON"))
 }
 
-async fn get(ip: Ipv4Addr, path: &str) -> Result<String> {
+/// What the sidecar at this address answers at `path`.
+///
+/// # Errors
+/// When it does not answer in time, or not with status 200.
+pub async fn get(ip: Ipv4Addr, path: &str) -> Result<String> {
+    let asked = timeout(ASK_BOUND, request(ip, path)).await;
+    asked.with_context(|| format!("the sidecar at {ip} did not answer within {ASK_BOUND:?}"))?
+}
+
+async fn request(ip: Ipv4Addr, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect((ip, SIDECAR_PORT)).await?;
     let request = format!("GET {path} HTTP/1.0\r\nHost: {ip}:{SIDECAR_PORT}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;

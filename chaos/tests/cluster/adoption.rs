@@ -106,7 +106,7 @@ impl Plain {
 /// The manifests of a user: one file for each member.
 fn manifests() -> tempfile::TempDir {
     let directory = tempfile::tempdir_in(root().join("target")).unwrap();
-    let template = include_str!("member.yaml");
+    let template = include_str!("../../cluster/plain-member.yaml");
     for member in MEMBERS {
         let (mode, primary) = if member == MEMBERS[0] {
             ("off", "")

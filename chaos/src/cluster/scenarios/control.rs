@@ -1,12 +1,11 @@
 //! What people, controllers and the control plane do.
 
-use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
 use serde_json::json;
-use tokio::process::Command;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::TAKEOVER;
 use super::delete::{gone, replicas};
@@ -15,46 +14,19 @@ use crate::cluster::pods;
 use crate::cluster::target::Target;
 use crate::local::process;
 use crate::oracles::trial::Inflicted;
-use nix::sys::signal::Signal;
 
-/// How long a command of a person may take.
-const COMMAND_BOUND: Duration = Duration::from_secs(90);
 const API_AWAY: Duration = Duration::from_secs(60);
+/// Shorter than a permit: the server still runs.
+const BEFORE_KILL: Duration = Duration::from_secs(3);
 const HANGS: Duration = Duration::from_secs(30);
 /// How long, and how often, the manifests are applied again.
 const REVERTS: u32 = 40;
 const BETWEEN_REVERTS: Duration = Duration::from_millis(500);
 
-async fn command(program: &std::path::Path, arguments: &[&str]) -> Result<()> {
-    let run = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let words = || format!("'{} {}'", program.display(), arguments.join(" "));
-    let output = timeout(COMMAND_BOUND, run)
-        .await
-        .with_context(|| format!("{} did not end within {COMMAND_BOUND:?}", words()))?
-        .with_context(|| format!("cannot run {}", words()))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{} ended with {}: {}", words(), output.status, said.trim());
-    }
-    Ok(())
-}
-
 pub async fn switchover(target: &Target) -> Result<Inflicted> {
     let from = target.primary().await?;
-    let kubeconfig = target.kubeconfig.to_string_lossy();
     let at = Instant::now();
-    let arguments = [
-        "switchover",
-        "-n",
-        &target.kube.namespace,
-        "--kubeconfig",
-        &kubeconfig,
-    ];
-    command(&target.pgbaton, &arguments).await?;
+    target.pgbaton("switchover", &[]).await?;
     let did = format!(
         "ordered a switchover; the command ended after {} ms",
         at.elapsed().as_millis()
@@ -72,6 +44,24 @@ pub async fn api_stop(target: &Target) -> Result<Inflicted> {
         None,
         format!("the API server was away for {API_AWAY:?}"),
     ))
+}
+
+pub async fn api_stop_kill(target: &Target) -> Result<Inflicted> {
+    let primary = target.primary().await?;
+    let pod = target.pod(&primary).await?;
+    let at = Instant::now();
+    let undo = target.hosts()?.end("apiserver")?;
+    sleep(BEFORE_KILL).await;
+    let postmaster = pods::of(target, &pod)?
+        .postmaster
+        .context("no postmaster runs there")?;
+    let _ = process::signal(postmaster, Signal::SIGKILL);
+    sleep(API_AWAY.saturating_sub(at.elapsed())).await;
+    undo.now()?;
+    let did = format!(
+        "the API server was away for {API_AWAY:?}; killed the postmaster of {primary} after {BEFORE_KILL:?} of it"
+    );
+    Ok(Inflicted::lasting(at, Some(&primary), did))
 }
 
 pub async fn hang(target: &Target, component: &str) -> Result<Inflicted> {
@@ -110,27 +100,17 @@ pub async fn drain(target: &Target) -> Result<Inflicted> {
         .await?
         .node
         .context("the pod is on no node")?;
-    let kubeconfig = target.kubeconfig.to_string_lossy().into_owned();
-    let kubectl = |verb: &'static str| {
-        let mut words: Vec<String> = target.kubectl.iter().skip(1).cloned().collect();
-        words.extend(["--kubeconfig", &kubeconfig, verb, &node].map(str::to_owned));
-        if verb == "drain" {
-            words.extend(
-                ["--ignore-daemonsets", "--delete-emptydir-data", "--timeout=80s"].map(str::to_owned),
-            );
-        }
-        words
-    };
-    let run = async |verb: &'static str| {
-        let words = kubectl(verb);
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let program = target.kubectl.first().context("kubectl is not known")?;
-        command(std::path::Path::new(program), &words).await
-    };
     let at = Instant::now();
-    let drained = run("drain").await;
+    let drain = [
+        "drain",
+        &node,
+        "--ignore-daemonsets",
+        "--delete-emptydir-data",
+        "--timeout=80s",
+    ];
+    let drained = target.kubectl(&drain).await;
     let successor = target.taken_over(&primary, TAKEOVER).await;
-    run("uncordon").await?;
+    target.kubectl(&["uncordon", &node]).await?;
     drained?;
     let did = format!(
         "drained {node}; {} took over from {primary}; let it take pods again",

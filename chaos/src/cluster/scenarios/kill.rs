@@ -11,6 +11,7 @@ use crate::cluster::target::Target;
 use crate::local::process;
 use crate::oracles::trial::Inflicted;
 
+const AGAIN: Duration = Duration::from_secs(30);
 /// Longer than a Lease and a takeover.
 const FROZEN: Duration = Duration::from_secs(20);
 
@@ -47,6 +48,25 @@ pub async fn postmaster(target: &Target) -> Result<Inflicted> {
 pub async fn sidecar(target: &Target) -> Result<Inflicted> {
     let (primary, processes) = of_primary(target).await?;
     Ok(killed(&primary, &[processes.sidecar], "the sidecar"))
+}
+
+/// Until its kubelet waits before each start (CrashLoopBackOff: 10 s, then 20 s).
+pub async fn sidecar_again(target: &Target) -> Result<Inflicted> {
+    let primary = target.primary().await?;
+    let at = Instant::now();
+    let mut kills = 0;
+    while at.elapsed() < AGAIN {
+        let pod = target.pod(&primary).await?;
+        // There is none between two starts.
+        if let Ok(processes) = pods::of(target, &pod)
+            && process::signal(processes.sidecar, Signal::SIGKILL).is_ok()
+        {
+            kills += 1;
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+    let did = format!("killed the sidecar of {primary} {kills} times in {AGAIN:?}");
+    Ok(Inflicted::lasting(at, Some(&primary), did))
 }
 
 pub async fn pod(target: &Target) -> Result<Inflicted> {

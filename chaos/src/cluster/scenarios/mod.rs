@@ -4,12 +4,16 @@ mod control;
 mod delete;
 mod kill;
 mod network;
+mod nodes;
+mod resources;
+mod unguarded;
+mod updates;
 
 use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Result;
+use clap::ValueEnum;
 
 use super::target::Target;
 use crate::oracles::trial::Inflicted;
@@ -17,29 +21,47 @@ use crate::oracles::trial::Inflicted;
 /// Until somebody else leads: a Lease's duration and time to spare on a loaded machine.
 const TAKEOVER: Duration = Duration::from_secs(60);
 
-/// A scenario.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A scenario. Its name is the variant's in kebab case; what stands above it is shown to people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Scenario {
     /// `pgbaton switchover`.
     Switchover,
     /// The primary's pod is deleted.
     PodDelete,
+    /// The primary's pod is deleted by force while its node is cut off.
+    PodForceDelete,
     /// The primary's StatefulSet is deleted, and applied again with `STANDBY_MODE=off` when somebody else leads.
     StsDelete,
     /// As `StsDelete`, with an empty volume.
     StsDeleteEmpty,
+    /// As `StsDelete`, but the original manifest is applied, without guard, and its server takes writes; then the guarded one.
+    StsOriginal,
     /// SIGKILL to the main process of the primary's `postgres` container.
     ContainerKill,
     /// SIGKILL to the primary's postmaster.
     PostmasterKill,
     /// SIGKILL to the primary's sidecar.
     SidecarKill,
+    /// The primary's sidecar is killed again and again, until its kubelet waits before each start.
+    SidecarCrashloop,
     /// SIGKILL to all processes of the primary's pod at once.
     PodKill,
+    /// A backend of the primary uses more memory than its container may.
+    OomBackend,
+    /// As `OomBackend`, and the kernel ends the container's main process.
+    OomContainer,
+    /// The primary's volume is full.
+    DiskFull,
     /// The primary's pod is frozen, as a paused virtual machine.
     PodFreeze,
     /// The primary's node is cut off from all others.
     NodeCut,
+    /// The primary's node is without power for 30 s.
+    NodeKill,
+    /// The primary's node loses power and boots at once.
+    NodeReboot,
+    /// The primary's node stands still, as a paused virtual machine.
+    NodeFreeze,
     /// The primary's pod loses the API server only.
     ApiCut,
     /// Members cannot reach each other; all reach the API server.
@@ -48,6 +70,8 @@ pub enum Scenario {
     OneWayCut,
     /// The API server ends and is started again.
     ApiStop,
+    /// As `ApiStop`, and the primary's postmaster is killed in it.
+    ApiStopKill,
     /// The API server hangs.
     ApiHang,
     /// etcd hangs.
@@ -60,94 +84,30 @@ pub enum Scenario {
     Scale,
     /// The manifests are applied again and again during and after a failover.
     GitopsRevert,
+    /// A user's StatefulSets are at RollingUpdate, and the primary's pod is deleted.
+    RollingUpdate,
+    /// A new image of PostgreSQL comes in by `pgbaton rollout`.
+    Rollout,
+    /// A new image of the sidecar comes in by `pgbaton rollout`.
+    SidecarUpgrade,
     /// All processes of all pods end at once.
     PowerCut,
 }
 
 impl Scenario {
-    /// All of them, in the order of the documentation.
-    pub const ALL: [Self; 21] = [
-        Self::Switchover,
-        Self::PodDelete,
-        Self::StsDelete,
-        Self::StsDeleteEmpty,
-        Self::ContainerKill,
-        Self::PostmasterKill,
-        Self::SidecarKill,
-        Self::PodKill,
-        Self::PodFreeze,
-        Self::NodeCut,
-        Self::ApiCut,
-        Self::PeerCut,
-        Self::OneWayCut,
-        Self::ApiStop,
-        Self::ApiHang,
-        Self::EtcdStop,
-        Self::KubeletStop,
-        Self::Drain,
-        Self::Scale,
-        Self::GitopsRevert,
-        Self::PowerCut,
-    ];
-
     /// As typed at the command line.
     #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Switchover => "switchover",
-            Self::PodDelete => "pod-delete",
-            Self::StsDelete => "sts-delete",
-            Self::StsDeleteEmpty => "sts-delete-empty",
-            Self::ContainerKill => "container-kill",
-            Self::PostmasterKill => "postmaster-kill",
-            Self::SidecarKill => "sidecar-kill",
-            Self::PodKill => "pod-kill",
-            Self::PodFreeze => "pod-freeze",
-            Self::NodeCut => "node-cut",
-            Self::ApiCut => "api-cut",
-            Self::PeerCut => "peer-cut",
-            Self::OneWayCut => "one-way-cut",
-            Self::ApiStop => "api-stop",
-            Self::ApiHang => "api-hang",
-            Self::EtcdStop => "etcd-stop",
-            Self::KubeletStop => "kubelet-stop",
-            Self::Drain => "drain",
-            Self::Scale => "scale",
-            Self::GitopsRevert => "gitops-revert",
-            Self::PowerCut => "power-cut",
-        }
+    pub fn name(self) -> String {
+        self.to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
     /// One line for people.
     #[must_use]
-    pub fn description(self) -> &'static str {
-        match self {
-            Self::Switchover => "A person orders it with 'pgbaton switchover'",
-            Self::PodDelete => "The primary's pod is deleted",
-            Self::StsDelete => {
-                "The primary's StatefulSet is deleted, later applied again with STANDBY_MODE=off"
-            }
-            Self::StsDeleteEmpty => "as sts-delete, and comes back with an empty volume",
-            Self::ContainerKill => "SIGKILL to the main process of the primary's 'postgres' container",
-            Self::PostmasterKill => "SIGKILL to the primary's postmaster",
-            Self::SidecarKill => "SIGKILL to the primary's sidecar",
-            Self::PodKill => "SIGKILL to all processes of the primary's pod at once",
-            Self::PodFreeze => "The primary's pod is frozen for 20 s, as a paused virtual machine",
-            Self::NodeCut => "The primary's node is cut off from all others for 30 s",
-            Self::ApiCut => "The primary's pod cannot reach the API server for 30 s",
-            Self::PeerCut => "Members cannot reach each other for 20 s; all reach the API server",
-            Self::OneWayCut => {
-                "For 30 s nothing from the primary's pod reaches anybody; what others send arrives"
-            }
-            Self::ApiStop => "The API server is away for 60 s",
-            Self::ApiHang => "The API server hangs for 30 s",
-            Self::EtcdStop => "etcd hangs for 30 s",
-            Self::KubeletStop => "The kubelet of the primary's node hangs, then the postmaster is killed",
-            Self::Drain => "The primary's node is drained (kubectl drain), later takes pods again",
-            Self::Scale => "The primary's StatefulSet is scaled to 0, later to 1",
-            Self::GitopsRevert => "The manifests are applied again and again during and after a failover",
-            Self::PowerCut => "SIGKILL to all processes of all pods at once",
-        }
+    pub fn description(self) -> String {
+        let value = self.to_possible_value();
+        let help = value.as_ref().and_then(|value| value.get_help());
+        help.map_or_else(String::new, ToString::to_string)
     }
 
     /// Whether it needs the hosts, not only the Kubernetes API.
@@ -161,6 +121,9 @@ impl Scenario {
                 | Self::Drain
                 | Self::Scale
                 | Self::GitopsRevert
+                | Self::SidecarUpgrade
+                | Self::Rollout
+                | Self::RollingUpdate
         )
     }
 
@@ -172,24 +135,37 @@ impl Scenario {
         match self {
             Self::Switchover => control::switchover(target).await,
             Self::PodDelete => delete::pod(target).await,
+            Self::PodForceDelete => nodes::force_delete(target).await,
             Self::StsDelete => delete::stateful_set(target, false).await,
             Self::StsDeleteEmpty => delete::stateful_set(target, true).await,
+            Self::StsOriginal => unguarded::original(target).await,
             Self::ContainerKill => kill::guard(target).await,
             Self::PostmasterKill => kill::postmaster(target).await,
             Self::SidecarKill => kill::sidecar(target).await,
+            Self::SidecarCrashloop => kill::sidecar_again(target).await,
             Self::PodKill => kill::pod(target).await,
+            Self::OomBackend => resources::oom_backend(target).await,
+            Self::OomContainer => resources::oom_container(target).await,
+            Self::DiskFull => resources::disk_full(target).await,
             Self::PodFreeze => kill::freeze(target).await,
             Self::NodeCut => network::node(target).await,
+            Self::NodeKill => nodes::kill(target).await,
+            Self::NodeReboot => nodes::reboot(target).await,
+            Self::NodeFreeze => nodes::freeze(target).await,
             Self::ApiCut => network::api(target).await,
             Self::PeerCut => network::peers(target).await,
             Self::OneWayCut => network::one_way(target).await,
             Self::ApiStop => control::api_stop(target).await,
+            Self::ApiStopKill => control::api_stop_kill(target).await,
             Self::ApiHang => control::hang(target, "apiserver").await,
             Self::EtcdStop => control::hang(target, "etcd").await,
             Self::KubeletStop => control::kubelet_stop(target).await,
             Self::Drain => control::drain(target).await,
             Self::Scale => control::scale(target).await,
             Self::GitopsRevert => control::gitops(target).await,
+            Self::RollingUpdate => updates::rolling(target).await,
+            Self::Rollout => updates::rollout(target).await,
+            Self::SidecarUpgrade => updates::sidecar(target).await,
             Self::PowerCut => kill::all(target).await,
         }
     }
@@ -197,18 +173,22 @@ impl Scenario {
 
 impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+        f.pad(&self.name())
     }
 }
 
-impl FromStr for Scenario {
-    type Err = String;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|scenario| scenario.name() == text);
-        found.ok_or_else(|| {
-            let names: Vec<&str> = Self::ALL.iter().map(|scenario| scenario.name()).collect();
-            format!("there is no scenario '{text}'; there are: {}", names.join(", "))
-        })
+    #[test]
+    fn the_page_says_of_every_scenario_what_is_done_and_what_it_needs() {
+        let page = include_str!("../../../../docs/chaos.md");
+        for scenario in Scenario::value_variants() {
+            let needs = if scenario.needs_hosts() { "hosts" } else { "API" };
+            let row = format!("| `{scenario}` | {needs} | ");
+            assert!(page.contains(&row), "no row '{row}...' in docs/chaos.md");
+            assert!(!scenario.description().is_empty(), "{scenario}");
+        }
     }
 }
