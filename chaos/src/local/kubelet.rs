@@ -2,13 +2,13 @@
 //! describes, restarts containers that end, re-creates the pod, ends it when the StatefulSet is gone.
 //!
 //! Differences to the real ones: a container that ends is started again at once, then after 1, 2, 4, 8, 10 s (real: 10 s doubling to
-//! 5 min); a container that ran for a minute starts anew (real: 10 min). Probes, images and volumes are not looked at.
+//! 5 min); a container that ran for a minute starts anew (real: 10 min). Probes, images and volumes are not looked at: a pod is Ready
+//! when both containers run.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -16,10 +16,12 @@ use tokio::time::{Instant, sleep};
 
 use super::container::{Container, ContainerSpec};
 use super::member::Member;
+use super::readiness::{Told, tell};
+use super::revision;
+pub use super::role::Role;
 use super::settings::Settings;
 use super::store::{Kind, Store, is_terminating};
 use super::template::{container_spec, grace_period, must_replace};
-use crate::names::{SERVER_CONTAINER, SIDECAR_CONTAINER};
 
 /// A container that ran this long starts anew with its back-off.
 const BACK_OFF_RESET: Duration = Duration::from_secs(60);
@@ -29,37 +31,6 @@ const BACK_OFF_LIMIT: Duration = Duration::from_secs(10);
 const KILL_BOUND: Duration = Duration::from_secs(10);
 /// What is left for the sidecar at least when the server used up the grace period (the kubelet's own value).
 const LEAST_SIDECAR_GRACE: Duration = Duration::from_secs(2);
-
-/// One of a pod's two containers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// The guard with the server.
-    Server,
-    /// The sidecar.
-    Sidecar,
-}
-
-impl Role {
-    /// Both, in the order of starting.
-    pub const ALL: [Self; 2] = [Self::Sidecar, Self::Server];
-
-    /// The container's name.
-    #[must_use]
-    pub fn container(self) -> &'static str {
-        match self {
-            Self::Server => SERVER_CONTAINER,
-            Self::Sidecar => SIDECAR_CONTAINER,
-        }
-    }
-
-    /// The stop signal: the official image says SIGINT (a fast shutdown).
-    fn stop_signal(self) -> Signal {
-        match self {
-            Self::Server => Signal::SIGINT,
-            Self::Sidecar => Signal::SIGTERM,
-        }
-    }
-}
 
 #[derive(Debug)]
 enum Order {
@@ -100,6 +71,8 @@ struct Inner {
     sidecar: Mutex<Option<Arc<Container>>>,
     /// UID of the present pod.
     pod_uid: watch::Sender<Option<String>>,
+    /// Held while something is told of a container.
+    telling: Mutex<()>,
 }
 
 impl Inner {
@@ -117,6 +90,11 @@ impl Inner {
 
     fn set(&self, role: Role, container: Option<Arc<Container>>) {
         *self.slot(role).lock().unwrap_or_else(PoisonError::into_inner) = container;
+    }
+
+    fn tell(&self, pod: &Value, role: Role, told: Told) {
+        let _one = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        tell(&self.store, pod, role, told);
     }
 
     /// SIGKILL to all processes of both containers.
@@ -147,6 +125,7 @@ impl Kubelet {
             server: Mutex::new(None),
             sidecar: Mutex::new(None),
             pod_uid: watch::channel(None).0,
+            telling: Mutex::new(()),
         });
         let (orders, inbox) = mpsc::channel(4);
         let worker = tokio::spawn(work(inner.clone(), inbox));
@@ -297,6 +276,7 @@ async fn work(inner: Arc<Inner>, mut inbox: mpsc::Receiver<(Order, oneshot::Send
         };
         inner.pod_uid.send_replace(None);
         inner.store.remove(Kind::Pod, &inner.member.pod());
+        revision::forget_unless_there(&inner.store, &set);
         match end {
             PodEnd::Controller | PodEnd::Forced => {}
             PodEnd::Order(Order::End, done) => {
@@ -324,7 +304,8 @@ fn forget_data(inner: &Inner) {
 fn create_pod(inner: &Inner, set: &Value) -> Result<Value> {
     inner.member.renew_run_directory()?;
     let template = set.pointer("/spec/template").cloned().unwrap_or_default();
-    let pod = super::objects::pod(&inner.member, set, &template);
+    let revision = revision::note(&inner.store, set)?;
+    let pod = super::objects::pod(&inner.member, set, &template, &revision);
     let pod = inner
         .store
         .create(Kind::Pod, pod)
@@ -374,6 +355,7 @@ async fn run_pod(
             }
             changed = sets.changed() => {
                 let now = sets.borrow_and_update().clone();
+                revision::note_change(&inner.store, now.as_ref());
                 if changed.is_err() || must_replace(set, now.as_ref()) {
                     break PodEnd::Controller;
                 }
@@ -444,13 +426,14 @@ async fn keep(inner: Arc<Inner>, role: Role, pod: Value, mut wish: watch::Receiv
                 return;
             }
         };
-        let ran = run_once(&inner, role, &spec, &wish).await;
+        let ran = run_once(&inner, role, &spec, &wish, &pod).await;
         if *wish.borrow() == Wish::Cease {
             return;
         }
         if ran > BACK_OFF_RESET {
             back_off = Duration::ZERO;
         }
+        inner.tell(&pod, role, Told::BackOff);
         if !*held.borrow() {
             tokio::select! {
                 () = sleep(back_off) => {}
@@ -462,11 +445,18 @@ async fn keep(inner: Arc<Inner>, role: Role, pod: Value, mut wish: watch::Receiv
 }
 
 /// One run of a container; how long it was.
-async fn run_once(inner: &Inner, role: Role, spec: &ContainerSpec, wish: &watch::Receiver<Wish>) -> Duration {
+async fn run_once(
+    inner: &Inner,
+    role: Role,
+    spec: &ContainerSpec,
+    wish: &watch::Receiver<Wish>,
+    pod: &Value,
+) -> Duration {
     match Container::launch(spec).await {
         Ok(container) => {
             let container = Arc::new(container);
             inner.set(role, Some(container.clone()));
+            inner.tell(pod, role, Told::Running);
             super::watchdog::note(&inner.settings.directory, container.init_pid());
             // The wish may have come while it was launched; whoever wished found no container to stop.
             if *wish.borrow() == Wish::Cease {

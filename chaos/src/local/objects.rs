@@ -254,15 +254,16 @@ pub fn adoption_rights() -> Rule {
     Rule::new(&["list"], "apps", &["statefulsets"]).in_namespace(NAMESPACE)
 }
 
-/// The pod that a StatefulSet's controller makes of its template.
+/// The pod that a StatefulSet's controller makes of its template, of which `revision` is the name.
 #[must_use]
-pub fn pod(member: &Member, set: &Value, template: &Value) -> Value {
+pub fn pod(member: &Member, set: &Value, template: &Value, revision: &str) -> Value {
     let mut labels = template
         .pointer("/metadata/labels")
         .cloned()
         .unwrap_or_else(|| json!({}));
     labels["statefulset.kubernetes.io/pod-name"] = json!(member.pod());
     labels["apps.kubernetes.io/pod-index"] = json!("0");
+    labels[super::revision::LABEL] = json!(revision);
     let mut metadata = json!({
         "name": member.pod(),
         "namespace": NAMESPACE,
@@ -291,7 +292,7 @@ pub fn pod(member: &Member, set: &Value, template: &Value) -> Value {
     })
 }
 
-/// What the kubelet reports of a pod that runs. Readiness is not modelled.
+/// What the kubelet reports of a pod that runs; of its containers it tells later.
 #[must_use]
 pub fn pod_status(member: &Member) -> Value {
     json!({

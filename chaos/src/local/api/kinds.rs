@@ -9,6 +9,8 @@ pub enum Kind {
     Lease,
     /// `apps/v1` StatefulSet
     StatefulSet,
+    /// `apps/v1` ControllerRevision
+    ControllerRevision,
     /// `v1` Service
     Service,
     /// `v1` Pod
@@ -21,9 +23,10 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in a fixed order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Lease,
         Self::StatefulSet,
+        Self::ControllerRevision,
         Self::Service,
         Self::Pod,
         Self::Secret,
@@ -42,6 +45,7 @@ impl Kind {
         match self {
             Self::Lease => &LEASES,
             Self::StatefulSet => &STATEFULSETS,
+            Self::ControllerRevision => &CONTROLLER_REVISIONS,
             Self::Service => &SERVICES,
             Self::Pod => &PODS,
             Self::Secret => &SECRETS,
@@ -103,7 +107,7 @@ impl Kind {
                 "reportingComponent",
             ],
             Self::Service => &["spec.clusterIP", "spec.type"],
-            Self::Lease | Self::StatefulSet => &[],
+            Self::Lease | Self::StatefulSet | Self::ControllerRevision => &[],
         }
     }
 }
@@ -178,6 +182,12 @@ const fn resource(
 
 static LEASES: Resource = resource("coordination.k8s.io", "leases", "Lease", Kind::Lease);
 static STATEFULSETS: Resource = resource("apps", "statefulsets", "StatefulSet", Kind::StatefulSet);
+static CONTROLLER_REVISIONS: Resource = resource(
+    "apps",
+    "controllerrevisions",
+    "ControllerRevision",
+    Kind::ControllerRevision,
+);
 static SERVICES: Resource = resource("", "services", "Service", Kind::Service);
 static PODS: Resource = resource("", "pods", "Pod", Kind::Pod);
 static SECRETS: Resource = resource("", "secrets", "Secret", Kind::Secret);
@@ -197,6 +207,7 @@ pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resourc
     [
         &LEASES,
         &STATEFULSETS,
+        &CONTROLLER_REVISIONS,
         &SERVICES,
         &PODS,
         &SECRETS,

@@ -5,7 +5,7 @@ use super::forms;
 use super::kinds::{Kind, Resource};
 use super::status::FieldError;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event as CoreEvent, Pod, Secret, Service};
 use k8s_openapi::api::events::v1::Event as NewEvent;
@@ -23,6 +23,7 @@ pub fn decode(resource: &Resource, object: Value) -> Result<Value, String> {
     let mut object = match resource.kind {
         Kind::Lease => typed::<Lease>(object),
         Kind::StatefulSet => typed::<StatefulSet>(object),
+        Kind::ControllerRevision => typed::<ControllerRevision>(object),
         Kind::Service => typed::<Service>(object),
         Kind::Pod => typed::<Pod>(object),
         Kind::Secret => typed::<Secret>(object),
@@ -108,7 +109,7 @@ pub fn set_defaults(kind: Kind, object: &mut Value) {
             move_string_data(object);
         }
         Kind::Lease => default(object, "spec", json!({})),
-        Kind::Event => {}
+        Kind::Event | Kind::ControllerRevision => {}
     }
 }
 
@@ -213,6 +214,11 @@ pub fn check(kind: Kind, resource: &Resource, object: &Value) -> Vec<FieldError>
                 errors.push(FieldError::required("spec.containers", ""));
             }
             check_env("spec", &object["spec"], &mut errors);
+        }
+        Kind::ControllerRevision => {
+            if object.get("data").is_none_or(Value::is_null) {
+                errors.push(FieldError::required("data", "data is mandatory"));
+            }
         }
         Kind::Secret => {}
     }
@@ -400,7 +406,10 @@ pub fn check_change(resource: &Resource, old: &Value, new: &Value) -> Vec<FieldE
                 .map(|field| FieldError::invalid(field, &new[field], "field is immutable"))
                 .collect()
         }
-        Kind::Lease | Kind::Service | Kind::Secret | Kind::Event => Vec::new(),
+        Kind::ControllerRevision if old["data"] != new["data"] => {
+            vec![FieldError::invalid("data", &new["data"], "field is immutable")]
+        }
+        Kind::Lease | Kind::Service | Kind::Secret | Kind::Event | Kind::ControllerRevision => Vec::new(),
     }
 }
 
