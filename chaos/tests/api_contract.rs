@@ -9,7 +9,7 @@
 mod contract;
 
 use contract::{Ground, leases_with_one, merge, message, number, object, raw, refusal};
-use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event as CoreEvent, Pod, Service};
 use k8s_openapi::api::events::v1::Event as NewEvent;
@@ -231,6 +231,39 @@ async fn env_is_patched_by_name() {
     .map(|(n, v)| (n.to_owned(), v.map(str::to_owned)));
     assert_eq!(env, expected);
     assert_eq!(pod.containers.len(), 1);
+    ground.end().await;
+}
+
+/// The controllers that make revisions of StatefulSets are no part of either server here.
+#[tokio::test]
+async fn a_revision_keeps_its_template_as_it_was_made() {
+    let ground = Ground::new().await;
+    let revisions: Api<ControllerRevision> = ground.api(&ground.admin);
+    let data = json!({"spec": {"template": {"$patch": "replace", "metadata": {"labels": {"app": "a"}},
+        "spec": {"containers": [{"name": "postgres", "image": "postgres:15", "resources": {}, "unknown": [1]}]}}}});
+    let revision = json!({"metadata": {"name": "postgres-1-0123456789"}, "revision": 1, "data": data});
+    revisions
+        .create(&PostParams::default(), &object(revision))
+        .await
+        .unwrap();
+    let got = revisions.get("postgres-1-0123456789").await.unwrap();
+    assert_eq!((got.revision, got.data.map(|data| data.0)), (1, Some(data)));
+    let newer = merge(&revisions, "postgres-1-0123456789", json!({"revision": 2}))
+        .await
+        .unwrap();
+    assert_eq!(newer.revision, 2);
+    let other = json!({"data": {"spec": {"template": {"metadata": {"labels": {"app": "b"}}}}}});
+    let result = merge(&revisions, "postgres-1-0123456789", other).await;
+    assert_eq!(refusal(result), (422, "Invalid".to_owned()));
+    let result = revisions
+        .create(
+            &PostParams::default(),
+            &object(json!({"metadata": {"name": "empty"}, "revision": 1})),
+        )
+        .await;
+    assert_eq!(refusal(result), (422, "Invalid".to_owned()));
+    let text = message(revisions.get("other").await);
+    assert_eq!(text, "controllerrevisions.apps \"other\" not found");
     ground.end().await;
 }
 
