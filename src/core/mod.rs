@@ -14,6 +14,8 @@ pub mod probe;
 pub mod proof;
 pub mod record;
 pub mod report;
+pub mod rollout;
 pub mod state;
+pub mod template;
 pub mod types;
 pub mod why;

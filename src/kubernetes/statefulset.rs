@@ -8,10 +8,9 @@ use serde_json::{Value, json};
 
 use super::effects::{Change, Desired, EffectError};
 use super::object::{TERM_ANNOTATION, Target, swapping, term_of};
+use crate::core::template::{PRIMARY_SERVER_ADDRESS, STANDBY_MODE};
 use crate::core::types::MemberName;
 
-const STANDBY_MODE: &str = "STANDBY_MODE";
-const PRIMARY_SERVER_ADDRESS: &str = "PRIMARY_SERVER_ADDRESS";
 const ON_DELETE: &str = "OnDelete";
 
 /// What one StatefulSet's variables shall be.
