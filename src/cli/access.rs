@@ -97,6 +97,7 @@ impl LeaseSeen {
 /// The cluster that a command is about.
 pub(super) struct Cluster {
     api: Api<Lease>,
+    pub(super) client: Client,
     pub(super) namespace: String,
     pub(super) lease: String,
 }
@@ -113,7 +114,8 @@ impl Cluster {
 
     pub(super) fn new(client: Client, namespace: String, lease: String) -> Self {
         Self {
-            api: Api::namespaced(client, &namespace),
+            api: Api::namespaced(client.clone(), &namespace),
+            client,
             namespace,
             lease,
         }

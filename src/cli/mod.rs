@@ -9,6 +9,7 @@ pub mod install;
 pub mod logging;
 mod order;
 pub mod prepare;
+pub mod rollout;
 pub mod sidecar;
 pub mod status;
 mod table;
@@ -70,6 +71,8 @@ pub enum Command {
     Status(status::StatusArgs),
     /// Hand the primary role over on purpose, losing nothing
     Switchover(SwitchoverArgs),
+    /// Bring changed templates (images, resources) into the pods: standbys, switchover, old primary
+    Rollout(rollout::RolloutArgs),
     /// Promote a member without proof: acknowledged commits may be lost
     Failover(failover::FailoverArgs),
     /// No takeover until resume; the primary goes on
@@ -182,6 +185,7 @@ fn for_person(command: Command) -> anyhow::Result<End> {
             Command::Status(args) => status::run(&args).await,
             Command::History(args) => history::run(&args).await,
             Command::Failover(args) => failover::run(&args).await,
+            Command::Rollout(args) => rollout::run(&args).await,
             Command::Switchover(args) => order::run(&args.order, OrderKind::Switchover, args.to).await,
             Command::Pause(args) => order::run(&args, OrderKind::Pause, None).await,
             Command::Resume(args) => order::run(&args, OrderKind::Resume, None).await,
@@ -207,6 +211,8 @@ mod tests {
             "pgbaton switchover --to postgres-2 --timeout 5s",
             "pgbaton failover --to postgres-2 --accept-data-loss --cluster default/postgres",
             "pgbaton adopt --to postgres-1",
+            "pgbaton rollout --dry-run",
+            "pgbaton rollout -y --restart --member postgres-1 --member postgres-2 --timeout 15m",
             "pgbaton pause",
             "pgbaton history",
             "pgbaton install /pgbaton-bin",
@@ -219,6 +225,9 @@ mod tests {
             "pgbaton switchover --to Postgres_2",
             "pgbaton switchover --timeout soon",
             "pgbaton adopt",
+            "pgbaton rollout postgres-1",
+            "pgbaton rollout --member Postgres_1",
+            "pgbaton rollout --timeout 0s",
             "pgbaton pause --to postgres-1",
             "pgbaton install",
             "pgbaton status -o xml",

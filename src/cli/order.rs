@@ -122,7 +122,8 @@ pub(super) async fn give(
     following.give_up().await
 }
 
-fn say(out: &mut impl Write, text: &str) {
+/// One line, at once.
+pub(super) fn say(out: &mut impl Write, text: &str) {
     // With a closed terminal there is nobody to tell; the order goes on.
     let _ = writeln!(out, "{text}");
     let _ = out.flush();

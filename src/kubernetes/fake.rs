@@ -1,4 +1,5 @@
-//! An API server in memory, for unit tests: objects with versions, merge and strategic merge patch, 403, 404, 409, 422, silence.
+//! An API server in memory, for unit tests: objects with versions, merge and strategic merge patch, deletions, 403, 404, 409, 422,
+//! silence.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -65,7 +66,7 @@ impl FakeApi {
         self.inner().objects.get(path).cloned().unwrap_or_default()
     }
 
-    /// Forbids `verb` (`GET`, `PATCH`, `POST`, `WATCH`) on what ends in `path`.
+    /// Forbids `verb` (`GET`, `PATCH`, `POST`, `DELETE`, `WATCH`) on what ends in `path`.
     pub(crate) fn forbid(&self, verb: &str, path: &str) {
         self.inner().forbidden.push((verb.to_owned(), path.to_owned()));
     }
@@ -158,6 +159,14 @@ impl FakeApi {
             if let Some(by) = &mut inner.interloper {
                 by(&path, &mut inner.objects);
             }
+            return reply(StatusCode::OK, &found);
+        }
+        if parts.method == Method::DELETE {
+            let uid = &sent["preconditions"]["uid"];
+            if !uid.is_null() && *uid != found["metadata"]["uid"] {
+                return failure(StatusCode::CONFLICT, "Conflict", "the UID does not match");
+            }
+            inner.objects.remove(&path);
             return reply(StatusCode::OK, &found);
         }
         inner.patch(&path, found, &sent, strategic)
