@@ -11,5 +11,6 @@ mod at_rest;
 mod bad_input;
 mod commands;
 mod rights;
+mod rollout;
 mod schema;
 mod support;

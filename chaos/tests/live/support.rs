@@ -20,7 +20,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// Generous: the machine may be loaded.
 pub const BOUND: Duration = Duration::from_secs(120);
-const COMMAND_BOUND: Duration = Duration::from_secs(120);
+/// A rollout of a whole cluster takes a minute or two.
+const COMMAND_BOUND: Duration = Duration::from_secs(300);
 const ASK_BOUND: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(100);
 /// Lines of each log that are shown when a test fails.
@@ -188,11 +189,16 @@ impl Live {
 
     /// `pgbaton` with a person's rights.
     pub async fn pgbaton(&self, words: &[&str]) -> Ran {
+        self.pgbaton_as(&self.rig().kubeconfig, words).await
+    }
+
+    /// `pgbaton` with the rights of this kubeconfig.
+    pub async fn pgbaton_as(&self, kubeconfig: &Path, words: &[&str]) -> Ran {
         let settings = &self.rig().settings;
         let run = tokio::process::Command::new(&settings.pgbaton)
             .args(words)
             .args(["-n", NAMESPACE, "--kubeconfig"])
-            .arg(&self.rig().kubeconfig)
+            .arg(kubeconfig)
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
