@@ -295,14 +295,16 @@ fn the_one_that_lags_least_gets_the_role() {
     assert_eq!(short(&plan(&all(), &seen)), "2 3 >3 1");
 }
 
+type Change<'a> = &'a dyn Fn(&mut Seen);
+
 #[test]
 fn a_cluster_that_is_not_fit_is_left_alone() {
-    let cluster = |change: &dyn Fn(&mut Seen)| {
+    let cluster = |change: Change<'_>| {
         let mut seen = seen(3);
         change(&mut seen);
         seen
     };
-    let lasting: [(&dyn Fn(&mut Seen), &str); 6] = [
+    let lasting: [(Change<'_>, &str); 6] = [
         (&|seen| seen.record.primary = None, "never initialised"),
         (&|seen| seen.record.paused = true, "pgbaton resume"),
         (&|seen| seen.members[2].set = None, "there is no StatefulSet"),
@@ -316,7 +318,7 @@ fn a_cluster_that_is_not_fit_is_left_alone() {
     for (change, text) in lasting {
         one(&all(), &cluster(change), text, false);
     }
-    let passing: [(&dyn Fn(&mut Seen), &str); 13] = [
+    let passing: [(Change<'_>, &str); 13] = [
         (&|seen| seen.is_led = false, "no leader reports"),
         (&|seen| seen.step = Some("handover".into()), "handover"),
         (

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::look::{Eyes, LookError, pod_name};
+use super::waiting::{Awaited, Halt, signal, stopped};
 use super::{RolloutArgs, words};
 use crate::cli::access::Cluster;
 use crate::cli::order::{give, new_order, say};
@@ -32,16 +33,6 @@ const MOST_PLANS: u32 = 3;
 /// How often one member's pod is renewed: a template may change once while it is rolled out.
 const MOST_RENEWALS: usize = 2;
 
-/// Why it stopped before its end.
-enum Halt {
-    /// Ctrl-C.
-    Interrupted,
-    /// This did not come in time.
-    Late(String),
-    /// It must not or cannot go on.
-    Refused(String),
-}
-
 /// A rollout under way.
 pub(super) struct Rollout<'a, W> {
     cluster: &'a Cluster,
@@ -58,55 +49,6 @@ pub(super) struct Rollout<'a, W> {
     renewed: Vec<MemberName>,
     /// Whose pod was told to go and is not back.
     under_way: Option<MemberName>,
-}
-
-/// What is awaited, said once each time it changes.
-struct Awaited {
-    since: Instant,
-    deadline: Instant,
-    quiet: Duration,
-    text: String,
-    said: bool,
-}
-
-impl Awaited {
-    fn new(bound: Duration, quiet: Duration) -> Self {
-        let since = Instant::now();
-        Self {
-            since,
-            deadline: since + bound,
-            quiet,
-            text: String::new(),
-            said: false,
-        }
-    }
-
-    fn note(&mut self, out: &mut impl Write, text: String) {
-        if text != self.text {
-            self.text = text;
-            self.said = false;
-        }
-        if !self.said && self.since.elapsed() >= self.quiet {
-            say(out, &format!("  waiting: {}", self.text));
-            self.said = true;
-        }
-    }
-}
-
-/// True for good once `ended` has ended.
-fn signal(ended: impl Future<Output = ()> + Send + 'static) -> watch::Receiver<bool> {
-    let (sender, receiver) = watch::channel(false);
-    tokio::spawn(async move {
-        ended.await;
-        sender.send_replace(true);
-    });
-    receiver
-}
-
-async fn stopped(mut stop: watch::Receiver<bool>) {
-    if stop.wait_for(|stop| *stop).await.is_err() {
-        std::future::pending::<()>().await;
-    }
 }
 
 impl<'a, W: Write> Rollout<'a, W> {
@@ -133,7 +75,7 @@ impl<'a, W: Write> Rollout<'a, W> {
         format!("rollout of {}", self.cluster.name())
     }
 
-    /// Shows the plan when it can be done; else says why not, or that there is nothing to do.
+    /// Shows the plan, and says why it cannot be done where it cannot, or that there is nothing to do.
     pub(super) async fn begin(&mut self) -> ControlFlow<End> {
         let title = self.title();
         let refuse = |out: &mut W, text: &str| {
@@ -159,30 +101,35 @@ impl<'a, W: Write> Rollout<'a, W> {
         if self.args.restart {
             self.goal.even = pods(&self.goal, &seen);
         }
-        if !plan(&self.goal, &seen).is_empty() {
-            seen = match self.settled(SETTLE.min(self.args.timeout)).await {
-                Ok(seen) => seen,
-                Err(Halt::Refused(text) | Halt::Late(text)) => return refuse(self.out, &text),
+        let first = plan(&self.goal, &seen);
+        if !first.is_empty() {
+            match self.settled(SETTLE.min(self.args.timeout)).await {
+                Ok(settled) => seen = settled,
+                Err(Halt::Refused(text) | Halt::Late(text)) => {
+                    self.show(&seen, &first);
+                    return refuse(self.out, &text);
+                }
                 Err(Halt::Interrupted) => return refuse(self.out, "interrupted"),
-            };
+            }
         }
         let steps = plan(&self.goal, &seen);
         if steps.is_empty() {
             let text = format!("{title}: nothing to do: every pod is as its StatefulSet's template says");
             say(self.out, &text);
-            for obstacle in obstacles(&self.goal, &seen).iter().filter(|_| seen.is_led) {
-                say(self.out, &format!("  but: {}", obstacle.text));
-            }
             return ControlFlow::Break(End::Done);
         }
+        self.show(&seen, &steps);
         if let Some(missing) = self.missing_rights(&steps).await {
             return refuse(self.out, &missing);
         }
-        let text = words::plan(&self.cluster.name(), &self.goal, &seen, &steps);
-        say(self.out, text.trim_end());
         self.first_primary = seen.primary().cloned();
         self.primary.clone_from(&self.first_primary);
         ControlFlow::Continue(())
+    }
+
+    fn show(&mut self, seen: &Seen, steps: &[Step]) {
+        let text = words::plan(&self.cluster.name(), &self.goal, seen, steps);
+        say(self.out, text.trim_end());
     }
 
     /// Rights that would be missed half-way. A question without an answer stops nobody.
@@ -331,6 +278,10 @@ impl<'a, W: Write> Rollout<'a, W> {
         }
     }
 
+    fn is_next(&self, seen: &Seen, step: &Step) -> bool {
+        plan(&self.goal, seen).first() == Some(step) && obstacles(&self.goal, seen).is_empty()
+    }
+
     /// Deletes the pod and waits until its member is whole again. Returns early when the plan is another one meanwhile.
     async fn renew(&mut self, step: &Step) -> Result<(), Halt> {
         let Step::Renew { member, uid, .. } = step else {
@@ -346,11 +297,9 @@ impl<'a, W: Write> Rollout<'a, W> {
         loop {
             if let Some(seen) = self.look(&mut awaited).await? {
                 match renewal(&seen, member, uid) {
-                    // Its role may have changed since it was planned.
-                    Renewal::NotBegun
-                        if self.under_way.is_none() && plan(&self.goal, &seen).first() != Some(step) =>
-                    {
-                        return Ok(());
+                    // Roles and health may have changed since it was planned.
+                    Renewal::NotBegun if self.under_way.is_none() && !self.is_next(&seen, step) => {
+                        return self.pause(&awaited).await;
                     }
                     Renewal::NotBegun => self.delete(member, uid, &mut awaited).await?,
                     Renewal::Waiting(text) => {

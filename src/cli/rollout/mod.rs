@@ -3,6 +3,7 @@
 
 mod go;
 mod look;
+mod waiting;
 mod words;
 
 use std::io::{BufRead, IsTerminal, Write};

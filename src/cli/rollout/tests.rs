@@ -111,12 +111,11 @@ fn leader(objects: &mut BTreeMap<String, Value>, turn: u64) {
 /// Makes the pods that are missing, as the templates say.
 fn controllers(objects: &mut BTreeMap<String, Value>, turn: u64) {
     for (name, ip) in IPS {
-        let path = format!("pods/{name}-0");
-        if !objects.contains_key(&path) {
+        objects.entry(format!("pods/{name}-0")).or_insert_with(|| {
             let mut pod = pod(&format!("{name}-{turn}"), ip, &format!("{name}-new"));
             pod["metadata"]["name"] = json!(format!("{name}-0"));
-            objects.insert(path, pod);
-        }
+            pod
+        });
     }
 }
 
