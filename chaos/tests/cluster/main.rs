@@ -6,6 +6,7 @@
 mod adoption;
 mod kubectl;
 mod rights;
+mod rollout;
 
 use kubectl::{Kubectl, NAMESPACE, eventually};
 

@@ -388,10 +388,14 @@ impl<'a, W: Write> Rollout<'a, W> {
         if let Some(member) = &self.under_way {
             let pod = pod_name(member);
             let namespace = &self.cluster.namespace;
-            let text = format!(
-                "  {member}: its pod was deleted and is not back; see 'kubectl -n {namespace} describe pod {pod}'. A template that \
-                 cannot run is mended by applying a better one, or the old one."
+            let mut text = format!(
+                "  {member}: its pod was deleted and is not back; see 'kubectl -n {namespace} describe pod {pod}'."
             );
+            if matches!(halt, Halt::Late(_)) {
+                text.push_str(
+                    " A template that cannot run is mended by applying a better one, or the old one.",
+                );
+            }
             say(self.out, &text);
         }
         say(self.out, &format!("  No other pod was touched. {}", self.again()));
