@@ -1,10 +1,11 @@
 //! Templates that change, and who brings them into the pods.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::TAKEOVER;
 use crate::cluster::kube::{Kind, text};
@@ -12,6 +13,7 @@ use crate::cluster::target::Target;
 use crate::names::{SERVER_CONTAINER, SIDECAR_CONTAINER};
 use crate::oracles::trial::Inflicted;
 
+const LOOK: Duration = Duration::from_millis(200);
 /// What the second name of an image ends with.
 const NEXT: &str = "-next";
 
@@ -26,9 +28,21 @@ pub async fn rolling(target: &Target) -> Result<Inflicted> {
     }
     let pod = target.kube.path(Kind::Pod, &format!("{primary}-0"));
     target.kube.delete(&pod, None).await?;
-    let successor = target.taken_over(&primary, TAKEOVER).await?;
+    // Kubernetes restarts every pod whose template was ever patched, all StatefulSets at once: perhaps nobody is left to take over.
+    let deadline = Instant::now() + TAKEOVER;
+    while target.kube.list(Kind::StatefulSet).await.map_or(true, |sets| {
+        let rolls = |set: &Value| text(set, "/spec/updateStrategy/type").as_deref() != Some("OnDelete");
+        sets.iter().any(rolls)
+    }) {
+        ensure!(
+            Instant::now() < deadline,
+            "a StatefulSet is at RollingUpdate after {TAKEOVER:?}"
+        );
+        sleep(LOOK).await;
+    }
     let did = format!(
-        "set all StatefulSets to RollingUpdate and deleted the pod of {primary}; {successor} took over"
+        "set all StatefulSets to RollingUpdate and deleted the pod of {primary}; all were at OnDelete after {} ms",
+        at.elapsed().as_millis()
     );
     Ok(Inflicted::lasting(at, Some(&primary), did))
 }
