@@ -9,6 +9,7 @@ pub mod install;
 pub mod logging;
 mod order;
 pub mod prepare;
+mod refused;
 pub mod rollout;
 pub mod sidecar;
 pub mod status;
@@ -146,10 +147,11 @@ pub fn main() -> ExitCode {
                 return End::Done.into();
             }
             let subcommand = std::env::args().nth(1).unwrap_or_default();
-            eprint!(
-                "{}",
-                checks::with_environment(&error, &Cli::command(), &subcommand)
-            );
+            let text = checks::with_environment(&error, &Cli::command(), &subcommand);
+            eprint!("{text}");
+            if subcommand == "sidecar" {
+                refused::tell(&text);
+            }
             return End::Usage.into();
         }
     };

@@ -11,6 +11,7 @@ use super::End;
 use super::checks::{self, NameKind, ServerAddresses};
 use super::install;
 use super::logging::{self, LogFormat};
+use super::refused;
 use crate::core::observe::Settings;
 use crate::core::types::{Address, MemberName};
 use crate::guard::protocol::Secret;
@@ -168,6 +169,7 @@ pub fn run(args: Args) -> ExitCode {
         Ok(settings) => settings,
         Err(error) => {
             tracing::error!(error, "the settings cannot work; nothing was started");
+            refused::tell(&error);
             return End::Usage.into();
         }
     };

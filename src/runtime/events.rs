@@ -134,17 +134,16 @@ fn of_phase(before: Phase, decision: &Decision) -> Option<EventNote> {
 }
 
 fn conditions(holder: &str, decision: &Decision, seen: &Observation, sight: &Sight) -> Vec<Condition> {
-    let mut all: Vec<Condition> = of_why(decision).into_iter().collect();
+    let mut all: Vec<Condition> = of_why(holder, decision).into_iter().collect();
     let mut add = |reason, action, note: String| {
         all.push(Condition {
             reason,
             action,
             note,
             // Between two tries, or while the server changes, it is no news.
-            after: if reason == "ReplicationNotKept" {
-                LASTING
-            } else {
-                Millis(0)
+            after: match reason {
+                "ReplicationNotKept" | "GuardWarns" => LASTING,
+                _ => Millis(0),
             },
         });
     };
@@ -174,6 +173,9 @@ fn conditions(holder: &str, decision: &Decision, seen: &Observation, sight: &Sig
     if sight.status().is_none() && sight.guard_trouble.starts_with(REFUSES) {
         add("GuardRefused", "Start", sight.guard_trouble.clone());
     }
+    if let Some(warning) = sight.status().map(|s| &s.value.warning).filter(|w| !w.is_empty()) {
+        add("GuardWarns", "Look", warning.clone());
+    }
     if !sight.rights.missing.is_empty() {
         let texts = crate::core::preflight::warnings(&sight.rights.missing);
         add("MissingRights", "Ask", texts.join("; "));
@@ -193,8 +195,13 @@ fn conditions(holder: &str, decision: &Decision, seen: &Observation, sight: &Sig
     all
 }
 
-fn of_why(decision: &Decision) -> Option<Condition> {
+fn of_why(holder: &str, decision: &Decision) -> Option<Condition> {
+    let member = |holder: &str| holder.rsplit_once('_').map(|(member, _)| member.to_owned());
     let (reason, action, after) = match &decision.why {
+        // By itself: its own pod was made anew while it initialised.
+        Why::AnotherMarkedFirst { by } if member(by) != member(holder) => {
+            ("AnotherMarkedFirst", "Initialise", Millis(0))
+        }
         Why::RejoinFailed { .. } => ("RejoinFailed", "Rejoin", Millis(0)),
         Why::NoProofInTime { .. } => ("NoProof", "Claim", Millis(0)),
         Why::RestartInPlace { .. } => ("RestartInPlace", "Restart", Millis(0)),
@@ -216,6 +223,7 @@ fn of_why(decision: &Decision) -> Option<Condition> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::observe::GuardView;
     use crate::core::record::SyncSet;
     use crate::guard::protocol::Server;
     use crate::runtime::fixtures::{NOW, decision, lease, record, seen};
@@ -330,6 +338,35 @@ mod tests {
         let waits = decision(Phase::Adopting, Why::Adoption(several));
         assert!(at(11_000, &waits).is_empty());
         assert_eq!(at(13_000, &waits), ["AdoptionWaits"]);
+    }
+
+    #[test]
+    fn a_second_member_marked_first_is_told_and_a_new_pod_of_the_first_is_not() {
+        let view = seen(1, Server::Standby, lease(record(1)));
+        for (by, told) in [("postgres-2_u2", 1), ("postgres-1_u0", 0)] {
+            let waiting = decision(Phase::Uninitialised, Why::AnotherMarkedFirst { by: by.into() });
+            let mut news = News::default();
+            let notes = reasons(&mut news, Phase::Uninitialised, &waiting, &view, &Sight::new());
+            assert_eq!(notes.len(), told, "{by}: {notes:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_guard_warns_of_is_told_when_it_lasts() {
+        let mut news = News::default();
+        let mut view = seen(1, Server::Standby, lease(record(2)));
+        let following = decision(Phase::Following, Why::Leading);
+        let mut sight = Sight::new();
+        let GuardView::Heard(mut heard) = view.guard.clone() else {
+            unreachable!("the fixture's guard is heard")
+        };
+        heard.value.warning = "PGDATA is of PostgreSQL 14".into();
+        sight.guard = GuardView::Heard(heard);
+        for (at, expected) in [(0, 0), (2_999, 0), (3_000, 1), (3_001, 0)] {
+            view.now = NOW.plus(Millis(at));
+            let told = reasons(&mut news, Phase::Following, &following, &view, &sight);
+            assert_eq!(told.len(), expected, "after {at} ms: {told:?}");
+        }
     }
 
     #[test]
