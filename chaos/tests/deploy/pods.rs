@@ -86,6 +86,23 @@ fn the_sidecar_starts_first_and_gates_the_rest() {
     }
 }
 
+/// A container that refuses to start is gone with its words: `kubectl describe pod` shows the last of them.
+#[test]
+fn a_containers_last_words_are_shown() {
+    for rendered in clusters() {
+        for set in rendered.all("StatefulSet") {
+            for container in containers(pod(set)) {
+                let policy = &container["terminationMessagePolicy"];
+                assert_eq!(
+                    policy, "FallbackToLogsOnError",
+                    "{}: {}",
+                    rendered.folder, container["name"]
+                );
+            }
+        }
+    }
+}
+
 /// A superuser of PostgreSQL reads every file of its container.
 #[test]
 fn the_token_is_in_the_sidecar_only() {
