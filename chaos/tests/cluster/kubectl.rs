@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// Where the overlay `tutorial` runs.
 pub const NAMESPACE: &str = "psql-namespace";
 /// Generous: a pod's life on a loaded machine.
-const BOUND: Duration = Duration::from_secs(120);
+pub const BOUND: Duration = Duration::from_secs(120);
 
 /// The repository.
 pub fn root() -> PathBuf {

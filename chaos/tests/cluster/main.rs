@@ -4,9 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod adoption;
+mod clients;
 mod kubectl;
+mod place;
 mod rights;
 mod rollout;
+mod tutorial;
 
 use kubectl::{Kubectl, NAMESPACE, eventually};
 
