@@ -1,111 +1,56 @@
-//! docs/adopt.md on a real cluster with data: the tutorial's own manifests, taken under pgbaton pod by pod while a client writes.
+//! docs/adopt.md on a real cluster with data, block by block: the tutorial's own manifests, taken under pgbaton pod by pod while a client
+//! writes. Then docs/undo.md gives it back (undo.rs).
 
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pgbaton_chaos::names::POSTGRES_PORT;
 use pgbaton_chaos::oracles::sql::{self, Login};
 
-use super::kubectl::{Kubectl, eventually, root};
+use super::kubectl::{Kubectl, eventually};
+use super::page::{Page, here, paste};
+use super::place::{MEMBERS, PASSWORD, Place, SHIPPED, tag};
+use super::undo;
 
-/// A new one for each run: volumes of an earlier run hold its data.
-static NAMESPACE: LazyLock<String> = LazyLock::new(|| format!("adoption-{}", std::process::id()));
-const MEMBERS: [&str; 3] = ["postgres-1", "postgres-2", "postgres-3"];
-const PASSWORD: &str = "a1b2c3d4";
 const ROWS: usize = 10_000;
+/// The rows that were there before pgbaton came, as one line.
+pub const SUM: &str = "SELECT count(*) || ' ' || md5(string_agg(name, '' ORDER BY id)) FROM customers";
 
-struct Plain {
-    kubectl: Kubectl,
+/// As the tutorial does it: manifests as they are, one after the other. With data, and both standbys streaming.
+fn plain_cluster() -> Place {
+    let place = Place::new("adoption", &MEMBERS);
+    manifests(place.folder());
+    for member in MEMBERS {
+        let manifest = place.folder().join(format!("{member}.yaml"));
+        place.must(&["apply", "-f", &manifest.to_string_lossy()]);
+        eventually(&format!("{member} answers"), || {
+            place.sql(member, "SELECT 1").is_ok()
+        });
+    }
+    let fill = format!(
+        "CREATE TABLE customers AS SELECT id, md5(id::text) AS name FROM generate_series(1, {ROWS}) id"
+    );
+    place.sql("postgres-1", &fill).unwrap();
+    place
+        .sql("postgres-1", "CREATE TABLE written (id bigint)")
+        .unwrap();
+    until_both_stream(&place);
+    place
 }
 
-impl Plain {
-    fn run(&self, arguments: &[&str]) -> Result<String, String> {
-        self.kubectl
-            .run(&[&["-n", NAMESPACE.as_str()], arguments].concat())
-    }
-
-    fn must(&self, arguments: &[&str]) -> String {
-        self.kubectl
-            .must(&[&["-n", NAMESPACE.as_str()], arguments].concat())
-    }
-
-    fn sql(&self, member: &str, text: &str) -> Result<String, String> {
-        let pod = format!("{member}-0");
-        let command = format!("psql -At -U \"$POSTGRES_USER\" -d \"$POSTGRES_DB\" -c \"{text}\"");
-        let arguments = ["exec", &pod, "-c", "postgres", "--", "sh", "-c", &command];
-        self.run(&arguments).map(|out| out.trim().to_owned())
-    }
-
-    fn ip(&self, member: &str) -> Option<Ipv4Addr> {
-        let pod = format!("{member}-0");
-        let ip = self.run(&["get", "pod", &pod, "-o", "jsonpath={.status.podIP}"]);
-        ip.ok()?.trim().parse().ok()
-    }
-
-    fn event_says(&self, text: &str) -> bool {
-        let notes = self.run(&[
-            "get",
-            "events.v1.events.k8s.io",
-            "-o",
-            "jsonpath={.items[*].note}",
-        ]);
-        notes.is_ok_and(|notes| notes.contains(text))
-    }
-
-    /// As the tutorial does it: Secret, manifests as they are, one after the other.
-    fn start(manifests: &Path) -> Self {
-        let plain = Self {
-            kubectl: Kubectl::new(),
-        };
-        plain.kubectl.must(&["create", "namespace", &NAMESPACE]);
-        let volumes = root().join("chaos/cluster/volumes.sh");
-        let made = Command::new(volumes)
-            .arg(NAMESPACE.as_str())
-            .args(MEMBERS)
-            .status()
-            .unwrap();
-        assert!(made.success(), "volumes.sh: {made}");
-        plain.must(&[
-            "create",
-            "secret",
-            "generic",
-            "postgresql",
-            "--from-literal=POSTGRES_USER=postgresadmin",
-            &format!("--from-literal=POSTGRES_PASSWORD={PASSWORD}"),
-            "--from-literal=POSTGRES_DB=postgresdb",
-            "--from-literal=REPLICATION_USER=replicationuser",
-            "--from-literal=REPLICATION_PASSWORD=replicationPassword",
-        ]);
-        for member in MEMBERS {
-            let manifest = manifests.join(format!("{member}.yaml"));
-            plain.must(&["apply", "-f", &manifest.to_string_lossy()]);
-            eventually(&format!("{member} answers"), || {
-                plain.sql(member, "SELECT 1").is_ok()
-            });
-        }
-        let fill = format!(
-            "CREATE TABLE customers AS SELECT id, md5(id::text) AS name FROM generate_series(1, {ROWS}) id"
-        );
-        plain.sql("postgres-1", &fill).unwrap();
-        plain
-            .sql("postgres-1", "CREATE TABLE written (id bigint)")
-            .unwrap();
-        eventually("both standbys stream", || {
-            let streams = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
-            plain.sql("postgres-1", streams).as_deref() == Ok("2")
-        });
-        plain
-    }
+pub fn until_both_stream(place: &Place) {
+    eventually("both standbys stream", || {
+        let streams = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
+        place.sql("postgres-1", streams).as_deref() == Ok("2")
+    });
 }
 
 /// The manifests of a user: one file for each member.
-fn manifests() -> tempfile::TempDir {
-    let directory = tempfile::tempdir_in(root().join("target")).unwrap();
+fn manifests(folder: &Path) {
     let template = include_str!("../../cluster/plain-member.yaml");
     for member in MEMBERS {
         let (mode, primary) = if member == MEMBERS[0] {
@@ -117,27 +62,25 @@ fn manifests() -> tempfile::TempDir {
             .replace("NAME", member)
             .replace("\"MODE\"", &format!("\"{mode}\""))
             .replace("\"PRIMARY\"", &format!("\"{primary}\""));
-        fs::write(directory.path().join(format!("{member}.yaml")), text).unwrap();
+        fs::write(folder.join(format!("{member}.yaml")), text).unwrap();
     }
-    directory
 }
 
 /// A client that writes to the first primary's pod, wherever it is.
-struct Client {
+pub struct Client {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<Mutex<Vec<(Instant, i64)>>>,
     thread: std::thread::JoinHandle<()>,
 }
 
 impl Client {
-    fn start() -> Self {
+    fn start(place: &Place) -> Self {
+        let namespace = place.namespace.clone();
         let stop = Arc::new(AtomicBool::new(false));
         let acknowledged = Arc::new(Mutex::new(Vec::new()));
         let (stopped, noted) = (stop.clone(), acknowledged.clone());
         let thread = std::thread::spawn(move || {
-            let plain = Plain {
-                kubectl: Kubectl::new(),
-            };
+            let kubectl = Kubectl::new();
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
@@ -152,7 +95,7 @@ impl Client {
             let mut id = 0;
             while !stopped.load(Ordering::Relaxed) {
                 id += 1;
-                let Some(at) = ip.or_else(|| plain.ip("postgres-1")) else {
+                let Some(at) = ip.or_else(|| address(&kubectl, &namespace)) else {
                     continue;
                 };
                 let text = format!("INSERT INTO written VALUES ({id})");
@@ -174,82 +117,116 @@ impl Client {
         }
     }
 
-    /// The ids that were acknowledged, and the longest time without one.
-    fn end(self) -> (Vec<i64>, Duration) {
+    /// The longest time without an acknowledged write between these two.
+    pub fn longest_pause(&self, from: Instant, to: Instant) -> Duration {
+        let all = self.acknowledged.lock().unwrap();
+        let inside = all.iter().map(|(at, _)| *at).filter(|at| *at > from && *at < to);
+        let mut last = from;
+        let mut longest = Duration::ZERO;
+        for at in inside.chain([to]) {
+            longest = longest.max(at - last);
+            last = at;
+        }
+        longest
+    }
+
+    /// The ids that were acknowledged.
+    pub fn end(self) -> Vec<i64> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap();
         let all = self.acknowledged.lock().unwrap();
-        let gaps = all.windows(2).map(|two| two[1].0 - two[0].0);
-        (
-            all.iter().map(|(_, id)| *id).collect(),
-            gaps.max().unwrap_or_default(),
-        )
+        all.iter().map(|(_, id)| *id).collect()
     }
 }
 
-/// Step 1 of the page, beside the manifests.
-fn kustomization(directory: &Path) -> usize {
-    let text = format!(
-        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: {}\nresources:\n- postgres-1.yaml\n\
-         - postgres-2.yaml\n- postgres-3.yaml\ncomponents:\n- ../../deploy/adopt\n",
-        *NAMESPACE
-    );
-    fs::write(directory.join("kustomization.yaml"), &text).unwrap();
+fn address(kubectl: &Kubectl, namespace: &str) -> Option<Ipv4Addr> {
+    let path = "jsonpath={.status.podIP}";
+    let ip = kubectl.run(&["-n", namespace, "get", "pod", "postgres-1-0", "-o", path]);
+    ip.ok()?.trim().parse().ok()
+}
+
+/// Step 1 of the page, beside the manifests; gives its number of lines.
+fn kustomization(place: &Place, page: &Page) -> usize {
+    let text = here(place, page.block("1.", "yaml", 0));
+    let text = text.replace("../pgbaton/deploy/adopt", "../../deploy/adopt");
+    let mut file = text.clone();
+    if tag() != SHIPPED {
+        file += &format!("images:\n- name: pgbaton\n  newTag: {}\n", tag());
+    }
+    fs::write(place.folder().join("kustomization.yaml"), file).unwrap();
     text.lines().count()
 }
 
-#[test]
-fn the_tutorials_cluster_is_adopted_in_place() {
-    let directory = manifests();
-    let plain = Plain::start(directory.path());
-    let sum = "SELECT count(*) || ' ' || md5(string_agg(name, '' ORDER BY id)) FROM customers";
-    let before = plain.sql("postgres-1", sum).unwrap();
-    let client = Client::start();
-    let began = Instant::now();
+/// Step 5: the right to search is taken away, and stays away when the kustomization is applied again.
+fn without_the_search(place: &Place, page: &Page) {
+    paste(place, place.folder(), page.block("5.", "sh", 0));
+    let file = place.folder().join("kustomization.yaml");
+    let text = fs::read_to_string(&file).unwrap() + page.block("5.", "yaml", 0);
+    fs::write(file, text).unwrap();
+    place.apply(place.folder());
+    assert!(place.object("role/pgbaton-adopt").is_none());
+}
 
-    let lines = kustomization(directory.path());
-    for member in MEMBERS {
-        let patch = r#"{"spec":{"updateStrategy":{"type":"OnDelete","rollingUpdate":null}}}"#;
-        plain.must(&["patch", "sts", member, "--type", "merge", "-p", patch]);
-    }
-    let folder = directory.path().to_string_lossy().into_owned();
-    plain.kubectl.must(&["apply", "-k", &folder]);
-    for (standby, next) in [("postgres-2", "postgres-3-0"), ("postgres-3", "postgres-1-0")] {
-        plain.must(&["delete", "pod", &format!("{standby}-0")]);
-        eventually(&format!("{standby} says which pod is next"), || {
-            plain.event_says(&format!("next: kubectl delete pod {next}"))
+fn adopt(place: &Place, page: &Page) {
+    let run = |heading: &str, number: usize| paste(place, place.folder(), page.block(heading, "sh", number));
+    run("1.", 0);
+    let before = pods(place);
+    let said = run("2.", 0);
+    assert!(
+        said.contains("term 0, nobody holds the Lease") && said.contains("never initialised"),
+        "{said}"
+    );
+    assert_eq!(pods(place), before, "nothing restarts");
+    assert_eq!(run("3.", 0).lines().collect::<Vec<_>>(), ["f", "t", "t"]);
+    for (block, next) in [(1, "postgres-3-0"), (2, "postgres-1-0")] {
+        run("3.", block);
+        eventually(&format!("{next} is next"), || {
+            place.event_says("AdoptionStep", &[&format!("next: kubectl delete pod {next}")])
         });
     }
-    plain.must(&["delete", "pod", "postgres-1-0"]);
+    run("4.", 0);
     eventually("all are members, and both standbys are in the sync set", || {
-        let names = plain.sql("postgres-1", "SHOW synchronous_standby_names");
+        let names = place.sql("postgres-1", "SHOW synchronous_standby_names");
         names.is_ok_and(|names| names.contains("postgres_2_") && names.contains("postgres_3_"))
     });
-    let took = began.elapsed();
-    let (acknowledged, outage) = client.end();
+    assert!(!place.events("Adopted").is_empty());
+    without_the_search(place, page);
+}
 
-    assert_eq!(plain.sql("postgres-1", sum).as_deref(), Ok(before.as_str()));
-    let held = plain.sql("postgres-1", "SELECT id FROM written").unwrap();
-    let held: std::collections::HashSet<i64> = held.lines().map(|id| id.parse().unwrap()).collect();
-    let lost: Vec<&i64> = acknowledged.iter().filter(|id| !held.contains(id)).collect();
-    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+/// UIDs of the pods that are there.
+pub fn pods(place: &Place) -> String {
+    place.must(&["get", "pods", "-o", "jsonpath={.items[*].metadata.uid}"])
+}
+
+#[test]
+fn the_tutorials_cluster_is_adopted_in_place_and_given_back() {
+    let page = Page::of("docs/adopt.md");
+    page.has_only("sh", &[("1.", 1), ("2.", 1), ("3.", 3), ("4.", 1), ("5.", 1)]);
+    let place = plain_cluster();
+    let before = place.sql("postgres-1", SUM).unwrap();
+    let lines = kustomization(&place, &page);
+    let client = Client::start(&place);
+    let began = Instant::now();
+    adopt(&place, &page);
+    println!(
+        "adopted in {:.1} s by {lines} lines of YAML and none edited; longest time without a write {} ms",
+        began.elapsed().as_secs_f64(),
+        client.longest_pause(began, Instant::now()).as_millis()
+    );
+    assert_eq!(place.sql("postgres-1", SUM).as_deref(), Ok(before.as_str()));
+    let began = Instant::now();
+    undo::follow(&place);
+    println!(
+        "given back in {:.1} s; longest time without a write {} ms",
+        began.elapsed().as_secs_f64(),
+        client.longest_pause(began, Instant::now()).as_millis()
+    );
+    let acknowledged = client.end();
+    undo::is_plain(&place, &before, &acknowledged);
     assert!(
         acknowledged.len() > 50,
         "{} writes are no load",
         acknowledged.len()
     );
-    println!(
-        "adopted in {:.1} s by {lines} lines of YAML and none edited; {} writes acknowledged, none lost; longest time without one {} ms",
-        took.as_secs_f64(),
-        acknowledged.len(),
-        outage.as_millis()
-    );
-    plain
-        .kubectl
-        .must(&["delete", "namespace", &NAMESPACE, "--wait=true", "--timeout=120s"]);
-    for member in MEMBERS {
-        plain
-            .kubectl
-            .must(&["delete", "pv", &format!("{}-{member}", *NAMESPACE)]);
-    }
+    println!("{} writes acknowledged, none lost", acknowledged.len());
 }

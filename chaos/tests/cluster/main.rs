@@ -6,10 +6,12 @@
 mod adoption;
 mod clients;
 mod kubectl;
+mod page;
 mod place;
 mod rights;
 mod rollout;
 mod tutorial;
+mod undo;
 
 use kubectl::{Kubectl, NAMESPACE, eventually};
 
