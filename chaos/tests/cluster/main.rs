@@ -6,6 +6,7 @@
 mod adoption;
 mod clients;
 mod kubectl;
+mod overlays;
 mod page;
 mod place;
 mod rights;
