@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs every scenario on the machine's own cluster and appends a row for each to docs/evidence/chaos.md, with date and commit: those whose
-# outages are compared ten times, the others once. What has a row of this commit is not run again: remove the row to repeat it. With
-# scenarios as arguments (NAME:RUNS): these only.
+# Runs the tests that smoke.sh leaves out (test-overlays, test-bad_input) and every scenario on the machine's own cluster, and appends a row
+# for each to docs/evidence/chaos.md, with date and commit: scenarios whose outages are compared ten times, the others once. What has a row
+# of this commit is not run again: remove the row to repeat it. With arguments (NAME:RUNS): these only.
 # usage: all.sh RELEASE_DIRECTORY [SCENARIO:RUNS...]
 set -Eeuo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -15,7 +15,8 @@ ten="switchover pod-delete sts-delete container-kill sidecar-kill node-cut"
 full=
 if [ $# = 0 ]; then
 	full=1
-	set -- $("$release/pgbaton-chaos" cluster list | awk -v ten=" $ten " '{ print $1 ":" (index(ten, " " $1 " ") ? 10 : 1) }')
+	set -- test-overlays:1 test-bad_input:1 \
+		$("$release/pgbaton-chaos" cluster list | awk -v ten=" $ten " '{ print $1 ":" (index(ten, " " $1 " ") ? 10 : 1) }')
 fi
 is_up || "$here/cluster.sh" "$release/pgbaton"
 mkdir -p "$(dirname "$file")"
@@ -28,11 +29,25 @@ mkdir -p "$(dirname "$file")"
 	"$release/pgbaton-chaos" table --head </dev/null |
 		awk 'NR == 1 { print "| date | commit " $0 } NR == 2 { print "| --- | --- " $0 }'
 } >"$file"
+# row_of_tests NAME LOG: how many there are and passed; the other columns are of scenarios.
+row_of_tests() {
+	awk -v name="$1" -v head="| $(date -u +%F) | $commit |" '
+		/^test result: / { passed += $4; all += $4 + $6 }
+		END { printf "%s %s | sync | %d | %d | | | | | | | |\n", head, name, all, passed }' "$2"
+}
 failed=0
 for one in "$@"; do
 	name=${one%%:*} runs=${one##*:}
 	grep -q "^| [^|]* | $commit | $name " "$file" && continue
 	lines=$(mktemp)
+	case $name in
+	test-*)
+		"$here/tests.sh" "${name#test-}::" 2>&1 | tee "$lines" >&2 || failed=1
+		row_of_tests "$name" "$lines" >>"$file"
+		rm -f "$lines"
+		continue
+		;;
+	esac
 	"$here/chaos.sh" "$release/pgbaton-chaos" --json --repeat "$runs" --scenario "$name" >"$lines" || failed=1
 	"$release/pgbaton-chaos" table <"$lines" | sed "s/^|/| $(date -u +%F) | $commit |/" >>"$file"
 	rm -f "$lines"

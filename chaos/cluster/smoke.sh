@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What must hold of deploy/ on a real Kubernetes for a commit: its manifests, the API server's contract, adoption, and scenarios.
+# What must hold of deploy/ on a real Kubernetes for a commit: its manifests, the API server's contract, the tutorial, adoption and the way
+# back, and scenarios.
 # A cluster that is up is used and left; else one is brought up and taken down again.
 # usage: smoke.sh RELEASE_DIRECTORY
 set -Eeuo pipefail
@@ -27,8 +28,8 @@ cargo test --release --locked -p pgbaton-chaos --test deploy
 PGBATON_CONTRACT_KUBECONFIG=$STATE/admin.kubeconfig nsenter --net=/run/netns/pgb-client \
 	cargo test --release --locked -p pgbaton-chaos --test api_contract --test api_contract_defaults --test api_contract_rules \
 	--test api_contract_watch
-KUBECONFIG=$STATE/admin.kubeconfig nsenter --net=/run/netns/pgb-client \
-	cargo test --release --locked -p pgbaton-chaos --test cluster -- --test-threads=1
+# The other overlays and bad input take some minutes more: all.sh has them.
+"$here/tests.sh" --skip overlays --skip bad_input
 scenarios=(sts-delete sts-delete-empty pod-delete container-kill node-cut api-cut drain switchover)
 "$here/chaos.sh" "$release/pgbaton-chaos" --artefacts "$artefacts" $(printf -- '--scenario %s ' "${scenarios[@]}")
 rm -rf "$artefacts"

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod adoption;
+mod bad_input;
 mod clients;
 mod kubectl;
 mod overlays;
