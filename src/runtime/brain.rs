@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::convert;
+use super::ending::may_end;
 use super::guard_link::REFUSES;
 use super::hands::Hands;
 use super::memory::Memory;
@@ -220,13 +221,14 @@ impl Brain {
         };
         let mut sight = Sight::new();
         let mut last: Option<String> = None;
-        let mut terminate_by: Option<Millis> = None;
+        let mut told: Option<Millis> = None;
         loop {
             let decision = self.step(&mut state, &mut sight, &mut last);
             let now = self.clock.now();
             if sight.terminating {
-                let by = *terminate_by.get_or_insert(now.plus(Millis(10_000)));
-                if now >= by || !self.is_handing_over(&state, &sight) {
+                let told_for = now.since(*told.get_or_insert(now));
+                let stepping_down = state.stepping_down.is_some();
+                if may_end(told_for, self.holds(), &sight.guard, stepping_down) {
                     tracing::info!("told to end, and nothing is half done: ending");
                     return;
                 }
@@ -422,20 +424,14 @@ impl Brain {
         self.steering.report.send_replace(Arc::new(report));
     }
 
-    /// Ending now would leave a Lease held whose server is stopped for good.
-    fn is_handing_over(&self, state: &State, sight: &Sight) -> bool {
-        let stopping = match &sight.guard {
-            GuardView::Heard(status) => status.value.stopping,
-            GuardView::Lost { last, .. } => last.value.stopping,
-            GuardView::Unknown => false,
-        };
-        let holds = match &self.lease.borrow().state {
+    /// This member holds the Lease, as it is seen now.
+    fn holds(&self) -> bool {
+        match &self.lease.borrow().state {
             lease::LeaseState::Present(seen) => {
                 seen.holder.as_deref() == Some(self.settings.core.holder.as_str())
             }
             _ => false,
-        };
-        holds && (stopping || state.stepping_down.is_some())
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod clocks;
 mod convert;
 mod drift;
 mod effects;
+mod ending;
 mod events;
 mod eyes;
 #[cfg(test)]

@@ -14,6 +14,8 @@ use super::place::{MEMBERS, Place, mode};
 
 /// Of a takeover: a Lease, and time to spare.
 const TAKEOVER: Duration = Duration::from_secs(60);
+/// Of a handover, on a loaded machine.
+const HANDOVER: Duration = Duration::from_secs(8);
 /// PostgreSQL's user in the official image.
 const POSTGRES: u32 = 999;
 
@@ -32,6 +34,8 @@ async fn survives(place: &Place, target: &Target, is_meant: impl Fn(&str) -> boo
     let taken = at.elapsed();
     clients.served().await;
     let outage = clients.workload.summary(at, Instant::now()).outage_ms;
+    // Handed over: without that nobody leads before the Lease has run out (10 s).
+    assert!(taken < HANDOVER, "{new} took over after {taken:?} only");
     let whole = place.whole_but(is_meant).await;
     let back = at.elapsed();
     assert_eq!(whole.primary().await.unwrap(), new, "one takeover");
