@@ -2,8 +2,19 @@
 # A volume for each member, as a machine's own disk: it stays when the pod, its StatefulSet or its claim goes. A file system of its own, so
 # that it can be full; where this machine has no loop devices, a directory.
 # usage: volumes.sh NAMESPACE MEMBER...
+#        volumes.sh --remove NAMESPACE          (when the namespace is gone: all its volumes, with their data)
 set -Eeuo pipefail
 . "$(dirname "$0")/lib.sh"
+if [ "${1:-}" = --remove ]; then
+	namespace=${2:?usage: volumes.sh --remove NAMESPACE}
+	kubectl get pv -o jsonpath='{range .items[*]}{.spec.claimRef.namespace} {.metadata.name}{"\n"}{end}' |
+		awk -v n="$namespace" '$1 == n { print $2 }' | while read -r volume; do kubectl delete pv "$volume" --wait=false >/dev/null; done
+	for directory in "$STATE/volumes/$namespace"/*/; do
+		if mountpoint -q "$directory"; then umount "$directory" || umount -l "$directory"; fi
+	done
+	rm -rf "$STATE/volumes/${namespace:?}" "$STATE/volumes/$namespace".*.disk
+	exit 0
+fi
 namespace=${1:?usage: volumes.sh NAMESPACE MEMBER...}
 shift
 nodes=$(ls -d "$STATE"/n[0-9]* | wc -l)

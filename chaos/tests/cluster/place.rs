@@ -265,18 +265,18 @@ impl Place {
     }
 
     fn remove(&self) {
-        // All of it is tried, whatever fails: this is the last who knows of it.
         let gone = self
             .kubectl
             .run(&["delete", "namespace", &self.namespace, "--timeout=120s"]);
-        let volumes = self.kubectl.run(&["get", "pv", "-o", "name"]).unwrap_or_default();
-        let mine = format!("persistentvolume/{}-", self.namespace);
-        for volume in volumes.lines().filter(|name| name.starts_with(&mine)) {
-            let _ = self.kubectl.run(&["delete", volume, "--wait=false"]);
+        if let Err(error) = gone {
+            eprintln!("namespace {} stays: {error}", self.namespace);
+            return;
         }
-        match gone {
-            Ok(_) => drop(fs::remove_dir_all(&self.volumes)),
-            Err(error) => eprintln!("namespace {} stays: {error}", self.namespace),
+        let removed = Command::new(root().join("chaos/cluster/volumes.sh"))
+            .args(["--remove", &self.namespace])
+            .status();
+        if !removed.is_ok_and(|status| status.success()) {
+            eprintln!("volumes of {} stay in {}", self.namespace, self.volumes.display());
         }
     }
 }
