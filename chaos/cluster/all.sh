@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests that smoke.sh leaves out (test-overlays, test-bad_input) and every scenario on the machine's own cluster, and appends a row
+# Runs the tests that smoke.sh leaves out (test-overlays, test-bad_input, test-rollout) and every scenario on the machine's own cluster, and appends a row
 # for each to docs/evidence/chaos.md, with date and commit: scenarios whose outages are compared ten times, the others once. What has a row
 # of this commit is not run again: remove the row to repeat it. With arguments (NAME:RUNS): these only.
 # usage: all.sh RELEASE_DIRECTORY [SCENARIO:RUNS...]
@@ -15,7 +15,7 @@ ten="switchover pod-delete sts-delete container-kill sidecar-kill node-cut"
 full=
 if [ $# = 0 ]; then
 	full=1
-	set -- test-overlays:1 test-bad_input:1 \
+	set -- test-overlays:1 test-bad_input:1 test-rollout:1 \
 		$("$release/pgbaton-chaos" cluster list | awk -v ten=" $ten " '{ print $1 ":" (index(ten, " " $1 " ") ? 10 : 1) }')
 fi
 is_up || "$here/cluster.sh" "$release/pgbaton"

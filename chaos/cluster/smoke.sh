@@ -28,8 +28,8 @@ cargo test --release --locked -p pgbaton-chaos --test deploy
 PGBATON_CONTRACT_KUBECONFIG=$STATE/admin.kubeconfig nsenter --net=/run/netns/pgb-client \
 	cargo test --release --locked -p pgbaton-chaos --test api_contract --test api_contract_defaults --test api_contract_rules \
 	--test api_contract_watch
-# The other overlays and bad input take some minutes more: all.sh has them.
-"$here/tests.sh" --skip overlays --skip bad_input
+# Overlays, bad input and rollouts take some minutes more: all.sh has them.
+"$here/tests.sh" --skip overlays --skip bad_input --skip rollout
 scenarios=(sts-delete sts-delete-empty pod-delete container-kill node-cut api-cut drain switchover)
 "$here/chaos.sh" "$release/pgbaton-chaos" --artefacts "$artefacts" $(printf -- '--scenario %s ' "${scenarios[@]}")
 rm -rf "$artefacts"

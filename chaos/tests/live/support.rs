@@ -15,7 +15,7 @@ use pgbaton_chaos::oracles::sql;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout};
 
 /// Generous: the machine may be loaded.
@@ -27,8 +27,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Lines of each log that are shown when a test fails.
 const SHOWN: usize = 25;
 
-/// One cluster at a time: a second one would only make both slow.
-static ONE: Mutex<()> = Mutex::const_new(());
+/// Clusters at a time: most of them wait for a Lease to run out, or do nothing on purpose.
+static FEW: Semaphore = Semaphore::const_new(2);
 
 /// For tests whose time is that of a Lease running out.
 pub fn short_lease(choice: &mut Choice) {
@@ -39,7 +39,7 @@ pub fn short_lease(choice: &mut Choice) {
 /// A running rig; a test that fails shows its logs.
 pub struct Live {
     rig: Option<Rig>,
-    _one: MutexGuard<'static, ()>,
+    _one_of_few: SemaphorePermit<'static>,
 }
 
 /// How a command of people ended.
@@ -53,7 +53,7 @@ pub struct Ran {
 impl Live {
     /// Starts a rig; returns before it is whole.
     pub async fn start(subnet: u8, change: impl FnOnce(&mut Choice)) -> Self {
-        let one = ONE.lock().await;
+        let one_of_few = FEW.acquire().await.unwrap();
         let chaos = PathBuf::from(env!("CARGO_BIN_EXE_pgbaton-chaos"));
         let pgbaton = chaos.with_file_name("pgbaton");
         assert!(
@@ -70,7 +70,7 @@ impl Live {
         change(&mut choice);
         Self {
             rig: Some(Rig::start(choice).await.unwrap()),
-            _one: one,
+            _one_of_few: one_of_few,
         }
     }
 
