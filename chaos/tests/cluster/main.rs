@@ -125,11 +125,13 @@ fn no_token_is_found_through_the_database() {
          SELECT count(*) || ' ' || coalesce(string_agg(path, ' '), '') FROM found; \
          COPY found FROM PROGRAM $$grep -l serviceaccount /proc/[0-9]*/mounts 2>/dev/null; true$$; SELECT count(*) FROM found"
     );
+    let selected = "jsonpath={.spec.selector.app}";
+    let primary = kubectl.must(&["-n", NAMESPACE, "get", "svc", "postgres", "-o", selected]);
     let answer = kubectl.must(&[
         "-n",
         NAMESPACE,
         "exec",
-        "postgres-1-0",
+        &format!("{primary}-0"),
         "-c",
         "postgres",
         "--",
