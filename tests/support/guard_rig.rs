@@ -448,10 +448,7 @@ impl Rig {
     pub fn signal(pid: i32, signal: nix::sys::signal::Signal) {
         let sent = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
         // It may have ended by itself meanwhile, as the backend of a client that has left does.
-        assert!(
-            matches!(sent, Ok(()) | Err(nix::errno::Errno::ESRCH)),
-            "{pid}: {sent:?}"
-        );
+        assert!(matches!(sent, Ok(()) | Err(nix::errno::Errno::ESRCH)), "{sent:?}");
     }
 
     /// What pg_controldata says under this title.
