@@ -140,7 +140,7 @@ fn reasons_to_follow() -> Vec<Why> {
             way: RejoinWay::Rewind,
             primary: primary(),
             position,
-            failed: None,
+            failed: Some("pg_rewind from postgres-1 failed (exit status 1)".to_owned()),
         },
         Why::RejoinFailed {
             error: "no space left on device".to_owned(),

@@ -28,6 +28,7 @@ fn plan(cluster: SystemId, servers: &[(&str, &Server)]) -> Suspects {
             .iter()
             .map(|(name, server)| (name.parse().unwrap(), at(server)))
             .collect(),
+        ..Suspects::default()
     }
 }
 
@@ -61,7 +62,7 @@ async fn a_read_write_server_without_a_guard_is_found_at_once() {
     let (inputs, mut queue) = mpsc::channel(8);
     tokio::spawn(look(superuser(), receiver, inputs));
 
-    // Two that take no writes of this cluster are told as what they are.
+    // Two that take no writes of this cluster are told as what they are; one with other data only where the member's name leads.
     for (cluster, name, server, what, part) in [
         (
             cluster,
@@ -72,7 +73,7 @@ async fn a_read_write_server_without_a_guard_is_found_at_once() {
         ),
         (
             SystemId(1),
-            "postgres-2",
+            "localhost",
             &primary,
             Unheld::Foreign,
             "another cluster's data",

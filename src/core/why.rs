@@ -223,7 +223,7 @@ pub enum Why {
         primary: MemberName,
         /// Its own end of WAL, where known.
         position: Option<Position>,
-        /// What the way that was tried before said when it failed.
+        /// What the last try said when it failed, by this way or another.
         failed: Option<String>,
     },
     /// Every way back failed for this primary and term.
@@ -303,7 +303,7 @@ impl fmt::Display for Why {
                 if let Some(position) = position {
                     write!(f, "; its own WAL ends at {position}")?;
                 }
-                failed.as_ref().map_or(Ok(()), |error| write!(f, "; before, another way failed: {error}"))
+                failed.as_ref().map_or(Ok(()), |error| write!(f, "; a try before failed: {error}"))
             }
             Self::RejoinFailed { error } => write!(f, "could not come back to the primary by any way: {error}"),
             Self::NotTakingOver { because } => write!(f, "does not take over: {because}"),

@@ -183,30 +183,23 @@ impl Belongs {
 
     /// Living PostgreSQL processes that sit in PGDATA and do not descend from any of `known`.
     #[must_use]
-    pub fn strays(&self, table: &Table, known: &[Option<i32>]) -> Vec<Process> {
-        table
-            .living()
-            .filter(|p| p.is_postgres())
-            .filter(|p| !known.iter().flatten().any(|&k| table.descends(p.pid, k)))
-            .filter(|p| working_directory(p.pid).is_some_and(|d| self.is_in_pgdata(&d)))
-            .cloned()
-            .collect()
+    pub fn strays(&self, known: &[Option<i32>]) -> Vec<i32> {
+        let table = Table::read();
+        let candidates = table.living().map(|p| p.pid);
+        candidates.filter(|&pid| self.is_stray(pid, known)).collect()
     }
 
-    /// Whether the process is a stray also by its ancestors as they are now. A table is not of one moment: where a program's shell was
-    /// made or ended while it was read, the program's own children seem to be nobody's (process ids that began anew from below let one
-    /// be read before its parent).
+    /// Whether this process is a stray, by what it and its ancestors are now. A table of all processes is not of one moment: a program
+    /// that ended or was made while it was read has no ancestors in it.
     #[must_use]
-    pub fn is_stray_now(&self, pid: i32, known: &[Option<i32>]) -> bool {
-        // Each round that finds a gap has met a change; a tree does not change for ever.
-        for _ in 0..10 {
-            match leads_to(pid, known) {
-                Some(to_known) => return !to_known && read_one(pid).is_some_and(|p| p.is_alive()),
-                None if read_one(pid).is_none_or(|p| !p.is_alive()) => return false,
-                None => {}
-            }
-        }
-        true
+    pub fn is_stray(&self, pid: i32, known: &[Option<i32>]) -> bool {
+        let is_ours = || {
+            read_one(pid).is_some_and(|p| p.is_alive() && p.is_postgres())
+                && working_directory(pid).is_some_and(|d| self.is_in_pgdata(&d))
+        };
+        // Each round that finds a gap has met a change; a tree does not change for ever, and in doubt it is a stray.
+        let leads = (0..10).find_map(|_| leads_to(pid, known).or_else(|| (!is_ours()).then_some(true)));
+        leads != Some(true) && is_ours()
     }
 
     /// SIGKILLs everything of the server until nothing is left. Has no end on purpose: while a process of the server lives, it may
@@ -242,36 +235,36 @@ impl Belongs {
 mod tests {
     use super::*;
 
-    /// pg_rewind runs `sh -c "postgres --single ..."`. A guard that looked at that server while it ended took it for a stray, killed its own
-    /// pg_rewind, and had to clone.
+    /// As pg_rewind does: `sh -c "postgres --single ..."`. A guard that looked at that server while it ended took it for a stray, killed its
+    /// own pg_rewind, and had to clone.
     #[test]
-    fn a_table_that_lacks_a_shell_makes_no_stray() {
-        let me = i32::try_from(std::process::id()).unwrap();
+    fn what_a_known_program_runs_is_no_stray_and_neither_is_what_has_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let pgdata = directory.path().canonicalize().unwrap().join("pgdata");
+        fs::create_dir(&pgdata).unwrap();
+        fs::copy("/bin/sleep", directory.path().join("postgres")).unwrap();
         let mut shell = std::process::Command::new("sh")
-            .args(["-c", "sleep 60; true"])
+            .args(["-c", "../postgres 60; true"])
+            .current_dir(&pgdata)
             .spawn()
             .unwrap();
         let shell_pid = i32::try_from(shell.id()).unwrap();
-        let child = loop {
-            let table = Table::read();
-            if let Some(child) = table.children(shell_pid).next() {
-                break child.pid;
-            }
-        };
-        let belongs = Belongs {
-            pgdata: PathBuf::from("/data/pgdata"),
-            alone: false,
-        };
-        let mut table = Table::read();
-        table.0.remove(&shell_pid);
-        assert!(!table.descends(child, me), "the gap");
-        assert!(!belongs.is_stray_now(child, &[None, Some(me)]));
-        assert!(!belongs.is_stray_now(child, &[Some(shell_pid)]));
-        assert!(belongs.is_stray_now(child, &[None, Some(-1)]), "nobody's");
-        kill(Pid::from_raw(child), Signal::SIGKILL).unwrap();
-        shell.kill().unwrap();
+        let belongs = Belongs { pgdata, alone: false };
+        let server = (0..1000)
+            .find_map(|_| {
+                std::thread::sleep(Duration::from_millis(10));
+                belongs.strays(&[]).first().copied()
+            })
+            .expect("the server is in PGDATA");
+        let me = i32::try_from(std::process::id()).unwrap();
+        for known in [server, shell_pid, me] {
+            assert!(!belongs.is_stray(server, &[None, Some(known)]), "{known}");
+        }
+        assert!(belongs.is_stray(server, &[None, Some(-1)]), "nobody's");
+        kill(Pid::from_raw(server), Signal::SIGKILL).unwrap();
         shell.wait().unwrap();
-        assert!(!belongs.is_stray_now(child, &[None]), "gone");
+        assert!(!belongs.is_stray(server, &[None]), "gone");
+        assert!(belongs.strays(&[]).is_empty());
     }
 
     #[test]

@@ -134,12 +134,9 @@ impl Guard {
     /// Removes what would keep the server from starting or make it something else.
     fn clear_the_way(&self) -> Outcome {
         let pgdata = &self.settings.pgdata;
-        let strays = self.belongs.strays(&Table::read(), &[]);
+        let strays = self.belongs.strays(&[]);
         if let Some(stray) = strays.first() {
-            return wrong_state(format!(
-                "process {} of PostgreSQL still runs in PGDATA",
-                stray.pid
-            ));
+            return wrong_state(format!("process {stray} of PostgreSQL still runs in PGDATA"));
         }
         // With nobody in PGDATA its number is that of something else, or of nothing; PostgreSQL itself would only ask kill(0).
         if remove_if_there(&pgdata.join("postmaster.pid"))? {

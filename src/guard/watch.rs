@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::children::Exit;
 use super::control::{Control, ControlState, PidFile};
 use super::live::{Guard, Live, Role};
-use super::processes::{Table, read_one, title, working_directory};
+use super::processes::{read_one, title};
 use super::protocol::{DownReason, Server};
 use super::resident::shed_code;
 
@@ -85,10 +85,8 @@ impl Guard {
             return;
         }
         let known = [before.server_pid, self.live().operation_pid];
-        let strays = self.belongs.strays(&Table::read(), &known);
-        let stray = strays.iter().find(|p| self.belongs.is_stray_now(p.pid, &known));
-        if let Some(stray) = stray {
-            self.meet_stray(stray.pid, &before);
+        if let Some(&stray) = self.belongs.strays(&known).first() {
+            self.meet_stray(stray, &before);
         }
     }
 
@@ -222,14 +220,7 @@ impl Guard {
         // Single-user servers write a negative number: pg_rewind runs one.
         let pid = file.pid.abs();
         let known = [server, self.live().operation_pid];
-        if known.contains(&Some(pid)) {
-            return false;
-        }
-        let lives = read_one(pid).is_some_and(|p| p.is_alive() && p.is_postgres());
-        // pg_rewind's server may end between two of these looks: then it was nobody's stray.
-        lives
-            && working_directory(pid).is_some_and(|d| self.belongs.is_in_pgdata(&d))
-            && self.belongs.is_stray_now(pid, &known)
+        self.belongs.is_stray(pid, &known)
     }
 
     /// `promote` is a time bomb: it promotes at some later signal (nobody may lay it but an order of the guard).

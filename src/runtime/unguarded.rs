@@ -1,7 +1,7 @@
 //! Looks for servers that no guard holds: the original manifest applied again, a server started by hand elsewhere. None of them
 //! is ever followed or counted; people are told at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -12,6 +12,7 @@ use super::hands::send;
 use super::settings::SidecarSettings;
 use crate::core::decide::PEER_FRESH;
 use crate::core::observe::{LeaseView, Observation};
+use crate::core::record::Member;
 use crate::core::types::{Address, MemberName, Millis, SystemId};
 use crate::postgres::remote::{Identified, Identity, identify};
 use crate::postgres::{Credentials, ServerAt};
@@ -48,6 +49,8 @@ pub struct Suspects {
     pub cluster: Option<SystemId>,
     /// Members whose sidecar does not answer, or answers without a guard, and where their server should be.
     pub whom: BTreeMap<MemberName, Address>,
+    /// Addresses of members that are none of them. A pod's address is given to another pod some time after it has ended.
+    pub taken: BTreeSet<String>,
 }
 
 /// The leader, and everybody while there is none, looks at recorded members that may run without a guard. Never at the recorded
@@ -71,15 +74,19 @@ pub fn suspects(settings: &SidecarSettings, seen: &Observation, sight: &Sight) -
             .is_some_and(|p| fresh(p.asked_at) && p.value.guard.is_some());
         guarded && !sight.peer_trouble.contains_key(member)
     };
-    let whom = record
-        .members
-        .iter()
-        .filter(|m| m.member != settings.core.me && Some(&m.member) != primary && !answers(&m.member))
-        .map(|m| (m.member.clone(), m.address.clone()))
-        .collect();
+    let is_suspect =
+        |m: &Member| m.member != settings.core.me && Some(&m.member) != primary && !answers(&m.member);
+    let (whom, others): (Vec<&Member>, Vec<&Member>) = record.members.iter().partition(|m| is_suspect(m));
+    let mut taken: BTreeSet<String> = others.into_iter().map(|m| m.address.ip.clone()).collect();
+    // This pod may be newer than its address in the record.
+    taken.insert(settings.core.address.ip.clone());
     Suspects {
         cluster: record.system_identifier,
-        whom,
+        whom: whom
+            .into_iter()
+            .map(|m| (m.member.clone(), m.address.clone()))
+            .collect(),
+        taken,
     }
 }
 
@@ -133,7 +140,8 @@ fn places(wanted: &Suspects) -> Vec<(Place, ServerAt)> {
             ((member.clone(), host), at)
         })
     });
-    both.filter(|_| wanted.cluster.is_some()).collect()
+    both.filter(|((_, host), _)| wanted.cluster.is_some() && !wanted.taken.contains(host))
+        .collect()
 }
 
 async fn look_at(
@@ -145,7 +153,7 @@ async fn look_at(
 ) -> (Place, ServerAt, Option<Unheld>) {
     tokio::time::sleep(after).await;
     let what = match identify(&at, superuser, LOOK).await {
-        Identity::Server(found) => cluster.and_then(|cluster| judge(cluster, found)),
+        Identity::Server(found) => cluster.and_then(|cluster| judge(cluster, found, is_by_name(&place))),
         Identity::Unknown { .. } => None,
     };
     (place, at, what)
@@ -167,14 +175,20 @@ fn texts(found: &BTreeMap<Place, (Unheld, ServerAt)>) -> Vec<Unguarded> {
     told.collect()
 }
 
-/// A member that is not heard may be a guarded one whose sidecar restarts: then only that it takes writes is news.
-fn judge(cluster: SystemId, found: Identified) -> Option<Unheld> {
+/// By the member's own Service, not at the address that its pod had last.
+fn is_by_name((member, host): &Place) -> bool {
+    member.as_str() == host
+}
+
+/// A member that is not heard may be a guarded one whose sidecar restarts: then only that it takes writes is news. At an old address there
+/// may be anybody by now: what has other data there is none of ours, and so is what another cluster's guard holds.
+fn judge(cluster: SystemId, found: Identified, by_name: bool) -> Option<Unheld> {
     let ours = found.system_identifier == cluster;
     match (found.in_recovery, ours) {
         (false, true) => Some(Unheld::Primary),
-        (false, false) => Some(Unheld::Foreign),
+        (false, false) if by_name && !found.guarded => Some(Unheld::Foreign),
         (true, true) if !found.guarded => Some(Unheld::Standby),
-        (true, _) => None,
+        _ => None,
     }
 }
 
@@ -210,26 +224,41 @@ mod tests {
     #[test]
     fn a_server_is_judged_by_its_data_its_writes_and_its_configuration() {
         let ours = SystemId(7);
-        let judged = |id: u64, in_recovery: bool, guarded: bool| {
+        let judged = |id: u64, in_recovery: bool, guarded: bool, by_name: bool| {
             let found = Identified {
                 system_identifier: SystemId(id),
                 in_recovery,
                 guarded,
             };
-            judge(ours, found)
+            judge(ours, found, by_name)
         };
-        // Whoever started it: only one member may take writes, and this one is not it.
-        assert_eq!(judged(7, false, false), Some(Unheld::Primary));
-        assert_eq!(judged(7, false, true), Some(Unheld::Primary));
-        assert_eq!(judged(8, false, false), Some(Unheld::Foreign));
-        assert_eq!(judged(7, true, false), Some(Unheld::Standby));
-        // Its sidecar restarts.
-        assert_eq!(judged(7, true, true), None);
+        for by_name in [false, true] {
+            // Whoever started it: only one member may take writes, and this one is not it.
+            assert_eq!(judged(7, false, false, by_name), Some(Unheld::Primary));
+            assert_eq!(judged(7, false, true, by_name), Some(Unheld::Primary));
+            assert_eq!(judged(7, true, false, by_name), Some(Unheld::Standby));
+            assert_eq!(judged(7, true, true, by_name), None, "its sidecar restarts");
+            assert_eq!(judged(8, true, false, by_name), None, "a standby does no harm");
+            assert_eq!(judged(8, false, true, by_name), None, "another cluster's primary");
+        }
+        assert_eq!(judged(8, false, false, true), Some(Unheld::Foreign));
         assert_eq!(
-            judged(8, true, false),
+            judged(8, false, false, false),
             None,
-            "somebody else's standby does no harm"
+            "somebody else has the address now"
         );
+    }
+
+    #[test]
+    fn an_address_that_another_member_has_now_is_not_looked_at() {
+        let mut moved = record(3);
+        moved.members[2].address.ip = moved.members[0].address.ip.clone();
+        let view = seen(1, Server::Primary, lease(moved));
+        let plan = suspects(&settings(1), &view, &Sight::new());
+        assert_eq!(plan.whom.len(), 2);
+        let hosts: Vec<String> = places(&plan).into_iter().map(|((_, host), _)| host).collect();
+        let old = record(3).members[1].address.ip.clone();
+        assert_eq!(hosts, [old, name(2).to_string(), name(3).to_string()]);
     }
 
     #[test]

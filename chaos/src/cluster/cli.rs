@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum as _};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::hosts::Hosts;
 use super::run::{self, Plan};
@@ -110,14 +112,23 @@ fn run_all(given: RunArguments) -> anyhow::Result<bool> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let good = runtime.block_on(run::run(plan, |report| {
+    let all = run::run(plan, |report| {
         if json {
             println!("{}", report.json());
         } else {
             println!("{}", report.text());
         }
         reports.push(report.clone());
-    }))?;
+    });
+    let good = runtime.block_on(async {
+        let mut terminated = signal(SignalKind::terminate())?;
+        // What is dropped half way takes its faults back (Undo).
+        tokio::select! {
+            good = all => good,
+            _ = tokio::signal::ctrl_c() => bail!("interrupted; what was done to the hosts is taken back"),
+            _ = terminated.recv() => bail!("told to end; what was done to the hosts is taken back"),
+        }
+    })?;
     if let Some(table) = summary::for_people(&reports) {
         eprintln!("{table}");
     }

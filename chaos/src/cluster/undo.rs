@@ -75,3 +75,32 @@ pub fn run(command: &[&str]) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_taken_back_once_last_first_and_when_it_is_dropped() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
+        let fault = || {
+            let mut undo = Undo::default();
+            for word in ["first", "last"] {
+                let command = format!("echo {word} >> {}", log.display());
+                undo.add(&["sh", "-c", &command]);
+            }
+            undo
+        };
+        fault().now().unwrap();
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "last\nfirst\n");
+        drop(fault());
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "last\nfirst\n".repeat(2));
+        let mut failing = fault();
+        failing.add(&["false"]);
+        assert!(failing.now().is_err());
+        let all = std::fs::read_to_string(&log).unwrap();
+        assert_eq!(all.lines().count(), 6, "the others are taken back all the same");
+    }
+}

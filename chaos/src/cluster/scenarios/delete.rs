@@ -42,22 +42,25 @@ pub async fn stateful_set(target: &Target, emptied: bool) -> Result<Inflicted> {
     if emptied {
         empty(target, &primary)?;
     }
-    let mut manifest = target
-        .manifests
-        .get(&primary)
-        .context("its manifest is not known")?
-        .clone();
-    set_env(&mut manifest, STANDBY_MODE, "off");
-    set_env(&mut manifest, PRIMARY_ADDRESS, "");
-    target
-        .kube
-        .create(&target.kube.path(Kind::StatefulSet, ""), &manifest)
-        .await?;
+    apply_again(target, &primary).await?;
     let volume = if emptied { "an empty volume" } else { "its volume" };
     let did = format!(
         "deleted the StatefulSet of {primary}; {successor} took over; applied it again with STANDBY_MODE=off and {volume}"
     );
     Ok(Inflicted::lasting(at, Some(&primary), did))
+}
+
+/// The member's manifest as it was applied first, as the first primary's.
+pub async fn apply_again(target: &Target, member: &str) -> Result<()> {
+    let mut manifest = target
+        .manifests
+        .get(member)
+        .context("its manifest is not known")?
+        .clone();
+    set_env(&mut manifest, STANDBY_MODE, "off");
+    set_env(&mut manifest, PRIMARY_ADDRESS, "");
+    let sets = target.kube.path(Kind::StatefulSet, "");
+    target.kube.create(&sets, &manifest).await
 }
 
 /// Waits until the member has no pod.

@@ -11,11 +11,10 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::TAKEOVER;
-use super::delete::gone;
+use super::delete::{apply_again, gone};
 use crate::cluster::kube::{Kind, text};
 use crate::cluster::target::Target;
-use crate::local::objects::set_env;
-use crate::names::{CLUSTER, PRIMARY_ADDRESS, STANDBY_MODE};
+use crate::names::CLUSTER;
 use crate::oracles::observer;
 use crate::oracles::sql;
 use crate::oracles::trial::{Inflicted, Subject as _};
@@ -48,13 +47,7 @@ pub async fn original(target: &Target) -> Result<Inflicted> {
     // Whatever it did: it is taken away, and the guarded manifest comes back.
     target.kube.delete(&set, None).await?;
     gone(target, &primary).await?;
-    let mut manifest = target.manifests.get(&primary).context("no manifest")?.clone();
-    set_env(&mut manifest, STANDBY_MODE, "off");
-    set_env(&mut manifest, PRIMARY_ADDRESS, "");
-    target
-        .kube
-        .create(&target.kube.path(Kind::StatefulSet, ""), &manifest)
-        .await?;
+    apply_again(target, &primary).await?;
     let did = format!(
         "deleted the StatefulSet of {primary}; {successor} took over; applied the original one without guard, which took writes: {}; \
          then the guarded one again",
