@@ -40,7 +40,8 @@ demo: build ## Start a cluster on this machine, kill its primary, show what happ
 faults: build ## List what the demo can do to the cluster
 	@$(RELEASE)/pgbaton-chaos faults
 
-test: build ## Run all tests (some fifteen minutes: every fault on real clusters is among them)
+# cargo builds and places the binaries for the tests itself; `build` before it would compile much twice, for tests ask tokio for its paused clock.
+test: setup ## Run all tests (some fifteen minutes: every fault on real clusters is among them)
 	$(CARGO) test --release --locked --workspace --no-fail-fast
 
 outages: build ## Measure outages again and again, for docs/evidence/outages.md (hours; goes on where it was)

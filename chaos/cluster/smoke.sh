@@ -26,8 +26,7 @@ cd "$here/../.."
 cargo test --release --locked -p pgbaton-chaos --test deploy
 # The contract of the embedded API server, kept by the real one.
 PGBATON_CONTRACT_KUBECONFIG=$STATE/admin.kubeconfig nsenter --net=/run/netns/pgb-client \
-	cargo test --release --locked -p pgbaton-chaos --test api_contract --test api_contract_defaults --test api_contract_rules \
-	--test api_contract_watch
+	cargo test --release --locked -p pgbaton-chaos --test api_contract
 # Overlays, bad input and rollouts take some minutes more: all.sh has them.
 "$here/tests.sh" --skip overlays --skip bad_input --skip rollout
 scenarios=(sts-delete sts-delete-empty pod-delete container-kill node-cut api-cut drain switchover)

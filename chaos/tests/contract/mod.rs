@@ -5,8 +5,7 @@
 //!
 //! ```sh
 //! PGBATON_CONTRACT_KUBECONFIG=/var/tmp/pgbaton-cluster/admin.kubeconfig nsenter --net=/run/netns/pgb-client \
-//!     cargo test --release --locked -p pgbaton-chaos \
-//!     --test api_contract --test api_contract_defaults --test api_contract_rules --test api_contract_watch
+//!     cargo test --release --locked -p pgbaton-chaos --test api_contract
 //! ```
 
 #![allow(

@@ -2,7 +2,7 @@
 //! order. For trying and testing only: no TLS, nothing on disk, no admission, no controllers.
 //!
 //! [`store`] is the pure core (objects, versions, patches, rules); the rest is a thin HTTP side. Where pgbaton
-//! depends on how Kubernetes behaves, this server behaves the same, and `tests/api_contract*.rs` say so for both.
+//! depends on how Kubernetes behaves, this server behaves the same, and `tests/api_contract` say so for both.
 //!
 //! Known to differ: no namespaces (a write into one that does not exist succeeds), no addresses for Services, no
 //! server-side apply, no managed fields, no finalizers (an orphaning deletion ends at once) and no `scale`.

@@ -1,25 +1,18 @@
 //! Where the guard cannot guard it says why and what to change, and leaves the disk as it was.
-#![allow(clippy::unwrap_used, reason = "a test ends by it")]
-
-#[path = "support/guard_programs.rs"]
-mod programs;
-#[path = "support/guard_rig.rs"]
-mod rig;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::programs::snapshot;
+use crate::rig::Rig;
 use pgbaton::guard::protocol::Server;
-use programs::snapshot;
-use rig::Rig;
 
 /// A guard started as in its container, with nothing but these arguments; `before` runs in its mount namespace first.
 fn guard(rig: &Rig, before: &str, args: &[&str]) -> (bool, String) {
     let namespace = "exec unshare --pid --fork --kill-child --mount-proc \"$@\"";
     let mut command = Command::new("unshare");
     command.arg("--mount");
-    if !rig::is_root() {
+    if !crate::rig::is_root() {
         command.args(["--user", "--map-root-user"]);
     }
     let out = command
@@ -28,7 +21,7 @@ fn guard(rig: &Rig, before: &str, args: &[&str]) -> (bool, String) {
         .arg("guard")
         .args(args)
         .env_remove("PGDATA")
-        .env("PATH", rig::path_env())
+        .env("PATH", crate::rig::path_env())
         .stdin(Stdio::null())
         .current_dir(rig.base())
         .output()

@@ -1,17 +1,10 @@
 //! What a stranger or a dead server left in PGDATA neither keeps the server from starting nor makes it something else.
-#![allow(clippy::unwrap_used, reason = "a test ends by it")]
-
-#[path = "support/guard_programs.rs"]
-mod programs;
-#[path = "support/guard_rig.rs"]
-mod rig;
-
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
+use crate::programs::Programs;
+use crate::rig::{Rig, wait_for};
 use pgbaton::guard::protocol::{Answer, DataState, DownReason, Order, Refusal, Server};
-use programs::Programs;
-use rig::{Rig, wait_for};
 
 const NAMES: &str = "ANY 1 (\"nobody\")";
 
@@ -35,7 +28,7 @@ fn foreigner(rig: &Rig) -> (Child, i32) {
     let target = rig.guard_pid().to_string();
     let mut command = Command::new("nsenter");
     command.args(["-t", &target, "-p", "-m"]);
-    if rig::is_root() {
+    if crate::rig::is_root() {
         command.args(["setpriv", "--reuid", "postgres", "--regid", "postgres"]);
         command.arg("--clear-groups");
     } else {
@@ -70,7 +63,7 @@ fn lay_locks(rig: &Rig, number: i32) {
         sockets.join(format!(".s.PGSQL.{}.lock", rig.port)),
     ] {
         fs::write(&file, &lines).unwrap();
-        if rig::is_root() {
+        if crate::rig::is_root() {
             let user = nix::unistd::User::from_name("postgres").unwrap().unwrap();
             std::os::unix::fs::chown(&file, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
         }
@@ -201,7 +194,7 @@ fn no_order_but_initialise_makes_a_database() {
     late.sequence = 1000;
     rig.sequence = 1000;
     assert_eq!(
-        cause(rig.ask(&rig::request(start(), Some(late)))).0,
+        cause(rig.ask(&crate::rig::request(start(), Some(late)))).0,
         Refusal::Foreign
     );
     let upstream = rig.upstream("w");
@@ -273,8 +266,14 @@ fn the_last_words_of_a_server_are_short_and_hold_no_password() {
     assert!(detail.contains("FATAL:  could not open"), "{detail}");
     assert!(detail.chars().count() < 9 * 301 + 20 && detail.lines().count() <= 9);
     // Not the beginning of one either, where a line was cut.
-    for secret in [rig::PASSWORD, &rig::PASSWORD[..3], "another-secret"] {
+    for secret in [crate::rig::PASSWORD, &crate::rig::PASSWORD[..3], "another-secret"] {
         assert!(!detail.contains(secret), "{detail}");
     }
-    assert!(!format!("{:?}", rig.connect().ask(&rig::request(Order::Status, None))).contains("sEc"));
+    assert!(
+        !format!(
+            "{:?}",
+            rig.connect().ask(&crate::rig::request(Order::Status, None))
+        )
+        .contains("sEc")
+    );
 }

@@ -1,19 +1,12 @@
 //! A guard killed at each step of an initialisation, clone and rewind: what the next guard finds, and that it goes on from there.
-#![allow(clippy::unwrap_used, reason = "a test ends by it")]
-
-#[path = "support/guard_programs.rs"]
-mod programs;
-#[path = "support/guard_rig.rs"]
-mod rig;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::programs::{Programs, snapshot};
+use crate::rig::{Rig, wait_for};
 use pgbaton::core::types::{DataId, Timeline};
 use pgbaton::guard::protocol::{DataState, Order, Server, Status};
-use programs::{Programs, snapshot};
-use rig::{Rig, wait_for};
 
 /// Where a program that makes a data directory stops. Its argument that names the directory is `$DIR`.
 const STEPS: [(&str, &str); 5] = [

@@ -1,14 +1,7 @@
 //! What pgbaton relies on in an API server. Runs against the embedded one, and with
 //! `PGBATON_CONTRACT_KUBECONFIG` against a real one.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test may end here; the lint knows only functions marked as tests"
-)]
-
-mod contract;
-
-use contract::{Ground, leases_with_one, merge, message, number, object, raw, refusal};
+use crate::contract::{Ground, leases_with_one, merge, message, number, object, raw, refusal};
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event as CoreEvent, Pod, Service};

@@ -1,13 +1,8 @@
 //! Servers that no guard holds, found by a real login on a real PostgreSQL.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-#[path = "support/pg.rs"]
-mod pg;
-
 use std::time::{Duration, Instant};
 
-use pg::{Server, superuser};
+use crate::pg::{Server, superuser};
 use pgbaton::core::types::{Address, SystemId};
 use pgbaton::runtime::brain::Input;
 use pgbaton::runtime::unguarded::{Suspects, Unguarded, Unheld, look};

@@ -1,18 +1,13 @@
 //! Data that was made without pgbaton: told, left alone, and made a member's only by order. Made here as the tutorial does: initdb, and
 //! pg_basebackup -R.
-#![allow(clippy::unwrap_used, reason = "a test ends by it")]
-
-#[path = "support/guard_rig.rs"]
-mod rig;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
 
+use crate::rig::{PASSWORD, REPLICA, REPLICA_PASSWORD, Rig, SUPERUSER, as_postgres, is_root, wait_for};
 use pgbaton::core::types::{Lsn, Timeline};
 use pgbaton::guard::protocol::{Answer, DataState, Order, Refusal, Server, Status};
-use rig::{PASSWORD, REPLICA, REPLICA_PASSWORD, Rig, SUPERUSER, as_postgres, is_root, wait_for};
 
 /// PGDATA's parent belongs to PostgreSQL's user, as a volume does.
 fn own(rig: &Rig) {

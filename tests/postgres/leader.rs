@@ -1,14 +1,9 @@
 //! What a leader keeps, on a real primary with real standbys: names in force, positions, slots, role, archive.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-#[path = "support/pg.rs"]
-mod pg;
-
 use std::collections::BTreeSet;
 
+use crate::pg::{BUDGET, Server, Stopped, login};
 use nix::sys::signal::Signal;
-use pg::{BUDGET, Server, Stopped, login};
 use pgbaton::core::in_force::{self, InForce, NamesChange};
 use pgbaton::core::probe::{PrimaryView, Probe};
 use pgbaton::core::record::SyncSet;
@@ -269,7 +264,7 @@ async fn which_password_is_taken(server: &Server, user: &str, wrong: &str, right
         assert_eq!(takes_password(&server.at(), &with, BUDGET).await, taken);
     }
     let mut nowhere = server.at();
-    nowhere.port = pg::free_port();
+    nowhere.port = crate::pg::free_port();
     assert_eq!(takes_password(&nowhere, &login(user, right), BUDGET).await, None);
 }
 

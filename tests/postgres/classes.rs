@@ -1,14 +1,9 @@
 //! Each class of probe, as a table and on real servers.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-#[path = "support/pg.rs"]
-mod pg;
-
 use std::time::Duration;
 
+use crate::pg::{BUDGET, Server, login, superuser};
 use nix::sys::signal::Signal;
-use pg::{BUDGET, Server, login, superuser};
 use pgbaton::core::probe::{Failure, Probe, classify};
 use pgbaton::postgres::remote::{Identified, Identity, Reach, identify, reach};
 use pgbaton::postgres::{Credentials, Health, Prober, ServerAt};
@@ -223,7 +218,7 @@ async fn hung_is_seen_by_a_fresh_look_only(server: &Server, prober: &mut Prober)
         )
         .await
         .unwrap();
-    let stopped = pg::Stopped::new(row.get(0));
+    let stopped = crate::pg::Stopped::new(row.get(0));
     let hung = prober.probe_kept(SHORT, Health::Read).await;
     assert!(matches!(hung, Probe::Hung { .. }), "{hung:?}");
     assert!(matches!(

@@ -1,16 +1,11 @@
 //! Pledges, positions and promotions (invariants 4, 5, 8).
-#![allow(clippy::unwrap_used, reason = "a test ends by it")]
-
-#[path = "support/guard_rig.rs"]
-mod rig;
-
 use std::fs;
 use std::time::Instant;
 
+use crate::rig::{Rig, wait_for};
 use nix::sys::signal::Signal;
 use pgbaton::core::types::{Lsn, Position, Term, Timeline};
 use pgbaton::guard::protocol::{Answer, DownReason, Order, Refusal, Server};
-use rig::{Rig, wait_for};
 
 fn cause(answer: &Answer) -> Option<Refusal> {
     match answer {
@@ -21,7 +16,7 @@ fn cause(answer: &Answer) -> Option<Refusal> {
 
 /// The last record by pg_waldump's eyes.
 fn dumped(rig: &Rig, timeline: u32) -> String {
-    rig::waldump(
+    crate::rig::waldump(
         &rig.pgdata(),
         timeline,
         &rig.control("Latest checkpoint's REDO location"),
@@ -70,7 +65,7 @@ fn a_standby_that_pledged_receives_nothing_more() {
         synchronous_standby_names: "x".to_owned(),
     };
     assert_eq!(
-        cause(&standby.ask(&rig::request(follow, Some(late)))),
+        cause(&standby.ask(&crate::rig::request(follow, Some(late)))),
         Some(Refusal::OldTerm)
     );
     standby.sql("select pg_reload_conf()");

@@ -1,15 +1,10 @@
 //! Clones and rewinds: whole or not at all, at whichever step the guard dies (invariant 11).
-#![allow(clippy::unwrap_used, reason = "a test ends by it")]
-
-#[path = "support/guard_rig.rs"]
-mod rig;
-
 use std::fs;
 use std::time::{Duration, Instant};
 
+use crate::rig::{REPLICA_PASSWORD, Rig, wait_for};
 use pgbaton::core::types::{SystemId, Term, Timeline};
 use pgbaton::guard::protocol::{Answer, DataState, Order, Refusal, Secret, Server};
-use rig::{REPLICA_PASSWORD, Rig, wait_for};
 
 fn stop(rig: &mut Rig, term: u64) {
     rig.must(

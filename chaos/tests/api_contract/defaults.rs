@@ -1,14 +1,7 @@
 //! What pgbaton relies on in an API server: what it fills in and leaves out, and how things end. Runs against the
 //! embedded one, and with `PGBATON_CONTRACT_KUBECONFIG` against a real one (`contract/mod.rs` has the command).
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test may end here; the lint knows only functions marked as tests"
-)]
-
-mod contract;
-
-use contract::{Ground, gated_pod, leases_with_one, merge, message, number, object, statefulset};
+use crate::contract::{Ground, gated_pod, leases_with_one, merge, message, number, object, statefulset};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event as CoreEvent, Pod, Secret, Service};

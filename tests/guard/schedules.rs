@@ -1,11 +1,4 @@
 //! Schedules that broke earlier drafts of the design, on real servers (see docs/safety.md).
-#![allow(clippy::unwrap_used, reason = "a test ends by it")]
-
-#[path = "support/guard_programs.rs"]
-mod programs;
-#[path = "support/guard_rig.rs"]
-mod rig;
-
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -13,12 +6,12 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::programs::Programs;
+use crate::rig::{Rig, wait_for};
 use pgbaton::core::types::{Lsn, Timeline};
 use pgbaton::guard::clock::boot_ms;
 use pgbaton::guard::control::{Control, ControlState};
 use pgbaton::guard::protocol::{Answer, DataState, DownReason, Order, Refusal, Server};
-use programs::Programs;
-use rig::{Rig, wait_for};
 
 fn refused(answer: &Answer, says: &str) {
     match answer {
@@ -91,7 +84,7 @@ fn promote_unheard(rig: &mut Rig, term: u64, timeline: u32) {
     rig.permit(term, 120_000);
     let stamp = rig.stamp(term);
     let timeline = Timeline(timeline);
-    let request = rig::request(Order::Promote { timeline }, Some(stamp));
+    let request = crate::rig::request(Order::Promote { timeline }, Some(stamp));
     let mut connection = rig.connect();
     std::thread::spawn(move || {
         connection.send(&serde_json::to_vec(&request).unwrap());
@@ -233,7 +226,7 @@ impl Disk {
         let run = |program: &str, args: &[&str]| {
             let out = Command::new(program)
                 .args(args)
-                .env("PATH", format!("{}:/usr/sbin:/sbin", rig::path_env()))
+                .env("PATH", format!("{}:/usr/sbin:/sbin", crate::rig::path_env()))
                 .output();
             out.is_ok_and(|o| o.status.success())
         };
@@ -246,7 +239,7 @@ impl Disk {
         let out = Command::new("fsfreeze")
             .arg(how)
             .arg(&self.at)
-            .env("PATH", format!("{}:/usr/sbin:/sbin", rig::path_env()))
+            .env("PATH", format!("{}:/usr/sbin:/sbin", crate::rig::path_env()))
             .output();
         out.is_ok_and(|o| o.status.success())
     }

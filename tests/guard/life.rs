@@ -1,16 +1,11 @@
 //! The guard and its server from initdb to the container's end.
-#![allow(clippy::unwrap_used, reason = "a test ends by it")]
-
-#[path = "support/guard_rig.rs"]
-mod rig;
-
 use std::fs;
 use std::time::Duration;
 
+use crate::rig::{PASSWORD, REPLICA_PASSWORD, Rig, wait_for};
 use nix::sys::signal::Signal;
 use pgbaton::core::types::{Position, Term};
 use pgbaton::guard::protocol::{Answer, DataState, DownReason, Order, Refusal, Server};
-use rig::{PASSWORD, REPLICA_PASSWORD, Rig, wait_for};
 
 fn down(server: &Server) -> Option<DownReason> {
     match server {
@@ -370,7 +365,7 @@ fn the_end_of_wal_is_the_one_that_postgresql_finds() {
         let read = pgbaton::guard::wal::end_of_wal(&rig.pgdata(), None).unwrap();
         assert_eq!(
             read.last_record.to_string(),
-            rig::waldump(
+            crate::rig::waldump(
                 &rig.pgdata(),
                 1,
                 &rig.control("Latest checkpoint's REDO location")

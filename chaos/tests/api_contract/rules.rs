@@ -1,14 +1,7 @@
 //! What pgbaton relies on in an API server: what it refuses, and in which words. Runs against the
 //! embedded one, and with `PGBATON_CONTRACT_KUBECONFIG` against a real one (`contract/mod.rs` has the command).
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test may end here; the lint knows only functions marked as tests"
-)]
-
-mod contract;
-
-use contract::{Ground, leases_with_one, merge, message, object, raw, refusal, statefulset};
+use crate::contract::{Ground, leases_with_one, merge, message, object, raw, refusal, statefulset};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;

@@ -1,14 +1,7 @@
 //! What pgbaton relies on in an API server: watches and rights. Runs against the embedded one, and with
 //! `PGBATON_CONTRACT_KUBECONFIG` against a real one.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test may end here; the lint knows only functions marked as tests"
-)]
-
-mod contract;
-
-use contract::{Ground, leases_with_one, merge, message, number, object, refusal};
+use crate::contract::{Ground, leases_with_one, merge, message, number, object, refusal};
 use futures_util::{Stream, StreamExt};
 use k8s_openapi::api::authorization::v1::SelfSubjectAccessReview;
 use k8s_openapi::api::coordination::v1::Lease;

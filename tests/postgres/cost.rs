@@ -1,13 +1,8 @@
-//! What a look costs, in CPU on both sides. Run by hand: `cargo test --release --test postgres_cost -- --ignored --nocapture`.
-
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-#[path = "support/pg.rs"]
-mod pg;
+//! What a look costs, in CPU on both sides. Run by hand: `cargo test --release --test postgres cost -- --ignored --nocapture`.
 
 use std::time::{Duration, Instant};
 
-use pg::{BUDGET, Server, login, superuser};
+use crate::pg::{BUDGET, Server, login, superuser};
 use pgbaton::core::probe::Probe;
 use pgbaton::guard::protocol::Secret;
 use pgbaton::postgres::remote::{Identity, identify};

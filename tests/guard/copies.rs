@@ -1,17 +1,10 @@
 //! What a copy may do to the disk, to the data that is there, and to the cluster while it is made.
-#![allow(clippy::unwrap_used, reason = "a test ends by it")]
-
-#[path = "support/guard_programs.rs"]
-mod programs;
-#[path = "support/guard_rig.rs"]
-mod rig;
-
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
+use crate::programs::{Programs, snapshot};
+use crate::rig::{Rig, wait_for};
 use pgbaton::guard::protocol::{DataState, Order};
-use programs::{Programs, snapshot};
-use rig::{Rig, wait_for};
 
 /// A member with data of its own, down, and its programs.
 fn member(primary: &Rig) -> (Rig, Programs) {
@@ -117,14 +110,14 @@ fn data_that_came_during_a_clone_is_not_replaced() {
 
 /// A client whose commit waits for a standby.
 fn commit_that_waits(primary: &Rig) -> Child {
-    Command::new(rig::bin_dir().join("psql"))
+    Command::new(crate::rig::bin_dir().join("psql"))
         .args([
             "-X",
             "-q",
             "-h",
             "127.0.0.1",
             "-U",
-            rig::SUPERUSER,
+            crate::rig::SUPERUSER,
             "-d",
             "postgres",
         ])

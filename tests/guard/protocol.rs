@@ -1,18 +1,13 @@
 //! What is not a right order of the right sender changes nothing.
-#![allow(clippy::unwrap_used, reason = "a test ends by it")]
-
-#[path = "support/guard_rig.rs"]
-mod rig;
-
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use crate::rig::{Rig, request};
 use pgbaton::core::types::{SystemId, Term};
 use pgbaton::guard::clock::boot_ms;
 use pgbaton::guard::protocol::{Answer, MAX_LINE, Order, Refusal, Server};
-use rig::{Rig, request};
 
 fn cause(answer: &Answer) -> Option<Refusal> {
     match answer {
@@ -160,7 +155,7 @@ fn garbage_is_refused_and_the_connection_closed() {
 fn many_connections_do_not_shut_the_sidecar_out_for_good() {
     let mut rig = Rig::new();
     rig.start();
-    let ask = |connection: &mut rig::Connection| {
+    let ask = |connection: &mut crate::rig::Connection| {
         connection.send(b"{\"version\":1,\"order\":{\"order\":\"status\"}}");
         connection.read()
     };
@@ -175,7 +170,7 @@ fn many_connections_do_not_shut_the_sidecar_out_for_good() {
     assert_eq!(last.as_ref().and_then(cause), Some(Refusal::Busy));
     assert!((1..=8).contains(&many.len()), "{}", many.len());
     drop(many);
-    rig::wait_for("a place", || {
+    crate::rig::wait_for("a place", || {
         let mut connection = rig.connect();
         matches!(ask(&mut connection), Some(Answer::Ok { .. })).then_some(())
     });
@@ -205,7 +200,7 @@ fn a_watch_is_answered_by_a_change_and_permits_are_given_meanwhile() {
 
 #[test]
 fn another_user_is_not_let_in() {
-    if !rig::is_root() {
+    if !crate::rig::is_root() {
         eprintln!("skipped: only root can become another user");
         return;
     }

@@ -1,18 +1,11 @@
 //! Data, programs and sources of different major versions never meet, and nothing is changed when they would.
-#![allow(clippy::unwrap_used, reason = "a test ends by it")]
-
-#[path = "support/guard_programs.rs"]
-mod programs;
-#[path = "support/guard_rig.rs"]
-mod rig;
-
 use std::fs;
 
+use crate::programs::{Programs, snapshot};
+use crate::rig::{Rig, wait_for};
 use pgbaton::core::types::Timeline;
 use pgbaton::guard::control::major_version;
 use pgbaton::guard::protocol::{Answer, DataState, Order, Refusal, Server};
-use programs::{Programs, snapshot};
-use rig::{Rig, wait_for};
 
 const NAMES: &str = "ANY 1 (\"nobody\")";
 
