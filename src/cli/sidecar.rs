@@ -218,6 +218,7 @@ impl Args {
             permit: millis(permit),
             health_timeout: millis(self.health_timeout),
             pledge_timeout: crate::core::types::Millis(3_000),
+            silence_timeout: millis(self.silence_timeout),
             standby_timeout: millis(self.standby_timeout),
             sync_standbys: self.sync_standbys,
             maximum_lag: self.maximum_lag,
@@ -250,7 +251,6 @@ impl Args {
             server_addresses: self.server_addresses.0,
             durability: self.durability,
             availability: self.availability,
-            silence_timeout: self.silence_timeout,
             maximum_read_lag: self.maximum_read_lag,
             preflight_interval: self.preflight_interval,
         })

@@ -17,6 +17,11 @@ pub enum ClaimEvidence {
     Released,
     /// It ran out, judged on this process' own clock.
     Expired,
+    /// Its holder is dead: both its ports refuse, and no WAL comes from it. Before it runs out, in sync durability only, with the
+    /// answers for a proof at hand (DESIGN.md section 5, claim).
+    Dead,
+    /// Nothing was heard of its holder for the silence timeout, nor was it renewed. As `Dead`.
+    Silent,
     /// The record was lost; this member's server runs read-write under a permit, or a person ordered it.
     WriteBack,
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::action::{GuardOrder, SqlJob, SwapKind};
 use super::adoption::Survey;
 use super::record::{Evidence, Record};
-use super::types::{Address, Lsn, MemberData, MemberName, Millis, Term, Timeline};
+use super::types::{Address, DataId, Lsn, MemberData, MemberName, Millis, Term, Timeline};
 use crate::guard::protocol::Status;
 
 /// What never changes while the sidecar runs.
@@ -31,6 +31,8 @@ pub struct Settings {
     pub health_timeout: Millis,
     /// How long a new leader waits for pledges.
     pub pledge_timeout: Millis,
+    /// How long nothing may be heard of the Lease's holder before that is evidence.
+    pub silence_timeout: Millis,
     /// How long a standby may be silent before it leaves the sync set.
     pub standby_timeout: Millis,
     /// Standbys that must have flushed a commit, where there are as many.
@@ -245,6 +247,43 @@ impl PeerReport {
     }
 }
 
+/// What a member promises to a heartbeat: it follows this term with this data and claims nothing for so long from now (DESIGN.md section 6).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promise {
+    /// The term that it follows.
+    pub term: Term,
+    /// The life of its own data.
+    pub data_id: DataId,
+    /// For how long.
+    pub for_ms: Millis,
+}
+
+/// A promise that was received, with when its heartbeat was sent: it counts from then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Promised {
+    /// As promised.
+    pub term: Term,
+    /// As promised.
+    pub data_id: DataId,
+    /// As promised.
+    pub for_ms: Millis,
+    /// When the heartbeat was sent, CLOCK_BOOTTIME.
+    pub asked_boot: Millis,
+    /// As above, live clock.
+    pub asked_at: Millis,
+}
+
+/// What was found at the door of the member that holds the Lease, by knocking at its server's and its sidecar's port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HolderSight {
+    /// Whose door: `holderIdentity`.
+    pub holder: String,
+    /// Both ports refuse every connection: when the first such knock began, and the last. None: the last knock said something else.
+    pub refused: Option<(Millis, Millis)>,
+    /// When the last knock began at which a postmaster answered.
+    pub server_heard_at: Option<Millis>,
+}
+
 /// What is under way: at most one in each lane.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Lanes {
@@ -325,6 +364,12 @@ pub struct Observation {
     pub peers: BTreeMap<MemberName, Evidence<PeerReport>>,
     /// The servers of the namespace, while the cluster may still have to be adopted.
     pub survey: Survey,
+    /// The newest promise of each other member to this one.
+    pub promises: BTreeMap<MemberName, Promised>,
+    /// Until when this member has promised to claim nothing, live clock.
+    pub promised_until: Option<Millis>,
+    /// What was found at the holder's door, where somebody knocked.
+    pub holder: Option<HolderSight>,
     /// Terms that others lead by their authenticated word (a member that cannot reach the API server pledges on it).
     pub told_term: Option<Term>,
     /// What is under way.

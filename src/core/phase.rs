@@ -276,7 +276,11 @@ pub const TRANSITIONS: &[Transition] = &[
     t(Taking, Damaged, "the record disappeared"),
     t(Taking, Stranded, "the record became another cluster's"),
     t(Following, Starting, "the guard is out of sight"),
-    t(Following, Taking, "the Lease was released or ran out: took it"),
+    t(
+        Following,
+        Taking,
+        "the Lease was released or ran out, or its holder is gone: took it",
+    ),
     t(Following, Leading, "took the Lease as the recorded primary"),
     t(Following, HandingOver, "took the Lease and gives it on"),
     t(
@@ -298,7 +302,7 @@ pub const TRANSITIONS: &[Transition] = &[
     ),
     t(Pledged, Starting, "the guard is out of sight"),
     t(Pledged, Following, "the term has its primary"),
-    t(Pledged, Taking, "that taker failed: took the Lease"),
+    t(Pledged, Taking, "that taker failed or is gone: took the Lease"),
     t(Pledged, Leading, "took the Lease as the recorded primary"),
     t(
         Pledged,

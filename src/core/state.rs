@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::action::ClaimEvidence;
 use super::phase::Phase;
 use super::record::{Record, SyncSet};
 use super::types::{Address, DataId, Lsn, MemberData, MemberName, Millis, Term};
@@ -51,6 +52,10 @@ pub struct State {
     pub marks: Vec<(String, Millis)>,
     /// Since when this member holds the Lease of this term without being primary.
     pub taking: Option<(Term, Millis)>,
+    /// The Lease that was claimed last: its term, and on what evidence.
+    pub claimed: Option<(Term, ClaimEvidence)>,
+    /// Since when the evidence that the holder is gone has been seen: whose, and when it began.
+    pub holder_gone: Option<(String, Millis)>,
     /// No claim before this moment: the last one found no proof.
     pub claim_not_before: Millis,
     /// The upstream that the guard was told last: whom, where, in which term, at which guard boot.
@@ -98,8 +103,10 @@ pub struct State {
 pub struct PermitBasis {
     /// Its term.
     pub term: Term,
-    /// When it was sent, CLOCK_BOOTTIME.
+    /// When it was sent, CLOCK_BOOTTIME; or the heartbeats that enough others have answered with a promise.
     pub sent_boot: Millis,
+    /// It lasts by promises, not by a swap.
+    pub promised: bool,
 }
 
 /// A step-down under way.
@@ -189,6 +196,8 @@ impl Default for State {
             promotions_failed: 0,
             marks: Vec::new(),
             taking: None,
+            claimed: None,
+            holder_gone: None,
             claim_not_before: Millis(0),
             followed: None,
             not_streaming_since: None,

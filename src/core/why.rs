@@ -282,6 +282,8 @@ impl fmt::Display for Why {
                     ClaimEvidence::NeverHeld => "it was never held",
                     ClaimEvidence::Released => "its leader released it",
                     ClaimEvidence::Expired => "it ran out",
+                    ClaimEvidence::Dead => "its leader is dead",
+                    ClaimEvidence::Silent => "its leader is silent",
                     ClaimEvidence::WriteBack => "the record must be written back",
                 };
                 write!(f, "taking the Lease: {evidence}")
@@ -420,6 +422,10 @@ impl fmt::Display for NoProof {
             Self::LagUnknown { age_ms: None } => {
                 f.write_str("the primary never wrote how far its WAL was: how much would be lost is not known")
             }
+            Self::PromiseLives { for_ms } => write!(
+                f,
+                "the old leader may take writes for up to {for_ms} ms more, by this member's own promise to wait"
+            ),
             Self::ServerNotReady => f.write_str("the server here did not get ready to be promoted"),
         }
     }

@@ -21,7 +21,7 @@ use super::wal::end_of_wal;
 use crate::core::types::{Lsn, Position, Term};
 
 /// How long an immediate shutdown may take.
-const IMMEDIATE: Duration = Duration::from_secs(1);
+const IMMEDIATE: Duration = Duration::from_millis(200);
 /// Why an order was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Problem {

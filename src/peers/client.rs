@@ -1,5 +1,7 @@
 //! Asks other members.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{Method, Request, StatusCode, header};
@@ -10,14 +12,28 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
 use super::keys::Keys;
-use super::wire::{Key, MAC_HEADER, MESSAGE_MAX, PEERS_VERSION, Question};
-use crate::core::observe::PeerReport;
+use super::wire::{Answer, Heartbeat, Key, MAC_HEADER, MESSAGE_MAX, PEERS_VERSION, Question};
 use crate::core::types::{Address, MemberName, Term};
 
 /// Longest time for a TCP connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Connections are kept for the next question.
 const IDLE: Duration = Duration::from_secs(30);
+
+/// Places whose challenge is remembered; pods come and go.
+const CHALLENGES_MAX: usize = 64;
+
+/// By address and port.
+type Challenges = BTreeMap<(String, u16), String>;
+
+/// What a question tells.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The term taken, without a primary in it.
+    pub leads: Option<Term>,
+    /// The term led, for which a promise is asked.
+    pub heartbeat: Option<Term>,
+}
 
 /// Asks on behalf of one member.
 #[derive(Debug, Clone)]
@@ -27,6 +43,8 @@ pub struct Asker {
     me: MemberName,
     address: Address,
     cluster: String,
+    /// What the member at each address told to be repeated.
+    challenges: Arc<Mutex<Challenges>>,
 }
 
 impl Asker {
@@ -46,29 +64,26 @@ impl Asker {
             me,
             address,
             cluster,
+            challenges: Arc::default(),
         }
     }
 
-    /// Asks the member at `there`, telling the term led; the answer is authentic and to this very question.
+    /// Asks the member at `there`, telling the term taken, with a heartbeat of the term led; the answer is authentic and to this very
+    /// question.
     ///
     /// # Errors
     /// For people: not reached, no answer within `budget`, or an answer that does not count.
-    pub async fn ask(
-        &self,
-        there: &Address,
-        leads: Option<Term>,
-        budget: Duration,
-    ) -> Result<PeerReport, String> {
-        match tokio::time::timeout(budget, self.ask_unbounded(there, leads)).await {
+    pub async fn ask(&self, there: &Address, told: Told, budget: Duration) -> Result<Answer, String> {
+        match tokio::time::timeout(budget, self.ask_unbounded(there, told)).await {
             Ok(answer) => answer,
             Err(_) => Err(format!("no answer within {} ms", budget.as_millis())),
         }
     }
 
-    async fn ask_unbounded(&self, there: &Address, leads: Option<Term>) -> Result<PeerReport, String> {
+    async fn ask_unbounded(&self, there: &Address, told: Told) -> Result<Answer, String> {
         let mut answer = Err(NoAnswer::Other("there is no key".to_owned()));
         for key in self.keys.all() {
-            answer = self.ask_with(key, there, leads).await;
+            answer = self.ask_with(key, there, told).await;
             if !matches!(answer, Err(NoAnswer::Refused(_))) {
                 break;
             }
@@ -78,20 +93,21 @@ impl Asker {
         })
     }
 
-    async fn ask_with(
-        &self,
-        key: &Key,
-        there: &Address,
-        leads: Option<Term>,
-    ) -> Result<PeerReport, NoAnswer> {
-        let nonce = nonce()?;
+    async fn ask_with(&self, key: &Key, there: &Address, told: Told) -> Result<Answer, NoAnswer> {
+        let nonce = random()?;
+        let place = (there.ip.clone(), there.sidecar_port);
+        let heartbeat = told.heartbeat.and_then(|term| {
+            let challenge = lock(&self.challenges).get(&place)?.clone();
+            Some(Heartbeat { term, challenge })
+        });
         let question = Question {
             version: PEERS_VERSION,
             nonce: nonce.clone(),
             member: self.me.clone(),
             address: self.address.clone(),
             cluster: self.cluster.clone(),
-            leads,
+            leads: told.leads,
+            heartbeat,
         };
         let body = serde_json::to_vec(&question).map_err(|e| e.to_string())?;
         let host = if there.ip.contains(':') {
@@ -129,8 +145,15 @@ impl Asker {
                 NoAnswer::Other(text)
             });
         }
-        key.read_answer(&self.cluster, &nonce, &mac, &body)
-            .map_err(|e| NoAnswer::Other(e.to_string()))
+        let answer = key
+            .read_answer(&self.cluster, &nonce, &mac, &body)
+            .map_err(|e| NoAnswer::Other(e.to_string()))?;
+        let mut challenges = lock(&self.challenges);
+        if challenges.len() >= CHALLENGES_MAX {
+            challenges.clear();
+        }
+        challenges.insert(place, answer.challenge.clone());
+        Ok(answer)
     }
 }
 
@@ -149,7 +172,15 @@ impl From<String> for NoAnswer {
     }
 }
 
-fn nonce() -> Result<String, String> {
+fn lock(challenges: &Mutex<Challenges>) -> MutexGuard<'_, Challenges> {
+    challenges.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// 128 random bits in hexadecimal digits.
+///
+/// # Errors
+/// When the system gives none.
+pub fn random() -> Result<String, String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|e| format!("the system gave no random bytes: {e}"))?;
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())

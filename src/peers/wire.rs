@@ -4,7 +4,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
-use crate::core::observe::PeerReport;
+use crate::core::observe::{PeerReport, Promise};
 use crate::core::types::{Address, MemberName, Term};
 use crate::guard::protocol::Secret;
 
@@ -30,6 +30,18 @@ pub struct Question {
     pub cluster: String,
     /// The term that the asker leads without having installed a primary in it: whoever hears it pledges.
     pub leads: Option<Term>,
+    /// The asker leads and asks for a promise (DESIGN.md section 6).
+    #[serde(default)]
+    pub heartbeat: Option<Heartbeat>,
+}
+
+/// A leader's heartbeat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The term that it leads.
+    pub term: Term,
+    /// What the member asked last told it to repeat: an old heartbeat, sent again by somebody else, binds nobody.
+    pub challenge: String,
 }
 
 /// An answer.
@@ -41,6 +53,12 @@ pub struct Answer {
     pub cluster: String,
     /// How the member stands.
     pub report: PeerReport,
+    /// What it promises to the heartbeat.
+    #[serde(default)]
+    pub promise: Option<Promise>,
+    /// To be repeated in the next heartbeat.
+    #[serde(default)]
+    pub challenge: String,
 }
 
 /// What a refusal says, here and in the answer of a peer.
@@ -140,13 +158,13 @@ impl Key {
         nonce: &str,
         mac: &str,
         body: &[u8],
-    ) -> Result<PeerReport, BadPeerMessage> {
+    ) -> Result<Answer, BadPeerMessage> {
         self.verify("answer", nonce, body, mac)?;
         let answer: Answer = read(body)?;
         if answer.cluster != cluster {
             return Err(BadPeerMessage::OtherCluster(answer.cluster));
         }
-        Ok(answer.report)
+        Ok(answer)
     }
 }
 
@@ -202,6 +220,10 @@ mod tests {
             },
             cluster: "ns/postgres".into(),
             leads: Some(Term(7)),
+            heartbeat: Some(Heartbeat {
+                term: Term(7),
+                challenge: "c".into(),
+            }),
         }
     }
 
@@ -251,11 +273,13 @@ mod tests {
         let answer = Answer {
             version: PEERS_VERSION,
             cluster: "ns/postgres".into(),
-            report: report.clone(),
+            report,
+            promise: None,
+            challenge: String::new(),
         };
         let body = serde_json::to_vec(&answer).unwrap();
         let mac = key.sign_answer("n1", &body);
-        assert_eq!(key.read_answer("ns/postgres", "n1", &mac, &body), Ok(report));
+        assert_eq!(key.read_answer("ns/postgres", "n1", &mac, &body), Ok(answer));
         assert_eq!(
             key.read_answer("ns/postgres", "n2", &mac, &body),
             Err(BadPeerMessage::NotAuthentic)

@@ -1,6 +1,6 @@
 //! The one loop: gather what came in, decide, act, feed outcomes back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,16 +10,18 @@ use super::convert;
 use super::ending::may_end;
 use super::guard_link::REFUSES;
 use super::hands::Hands;
+use super::knock;
 use super::memory::Memory;
 use super::preflight::{Rights, recorded};
 use super::settings::SidecarSettings;
+use super::sight::Sight;
 use super::steering::{AskPlan, Steering};
 use super::survey;
 use super::unguarded::{Unguarded, suspects};
-use super::words::{log_decision, log_outcome, stripped};
+use super::words::{log_decision, log_outcome};
 use crate::core::adoption::Survey;
 use crate::core::decide::{Decision, decide};
-use crate::core::observe::{GuardView, Lanes, LeaseView, Observation, Outcome, PeerReport};
+use crate::core::observe::{GuardView, HolderSight, LeaseView, Observation, Outcome, PeerReport, Promised};
 use crate::core::phase::Phase;
 use crate::core::probe::Probe;
 use crate::core::record::{Evidence, Member, Record};
@@ -27,6 +29,7 @@ use crate::core::state::State;
 use crate::core::types::{Address, MemberName, Millis, Term};
 use crate::guard::protocol::Status;
 use crate::lease::{self, LiveClock, boottime};
+use crate::peers::Told;
 
 /// Inputs that may wait to be taken in.
 pub const INPUTS_MAX: usize = 256;
@@ -49,6 +52,10 @@ pub enum Input {
     Probe(Box<Evidence<Probe>>),
     /// A peer's answer.
     Peer(MemberName, Box<Result<Evidence<PeerReport>, String>>),
+    /// A member's promise, in answer to a heartbeat.
+    Promised(MemberName, Promised),
+    /// What was found at the door of the Lease's holder.
+    Holder(HolderSight),
     /// A member introduced itself by asking, and told the term it leads.
     Asked(MemberName, Address, Option<Term>),
     /// An action ended.
@@ -82,41 +89,6 @@ pub enum Lane {
     Sql,
 }
 
-/// What the loop knows beside the Lease.
-#[derive(Debug)]
-pub struct Sight {
-    /// The guard.
-    pub guard: GuardView,
-    /// Why it cannot be reached.
-    pub guard_trouble: String,
-    /// The last look at the local server.
-    pub probe: Option<Evidence<Probe>>,
-    /// The last good answers of peers.
-    pub peers: BTreeMap<MemberName, Evidence<PeerReport>>,
-    /// Members whose wall clock is apart from this one's.
-    pub clocks: super::clocks::Clocks,
-    /// What came instead of the last answer.
-    pub peer_trouble: BTreeMap<MemberName, String>,
-    /// Where members can be asked that the record does not know yet.
-    pub introduced: BTreeMap<MemberName, Address>,
-    /// Warnings by source.
-    pub warnings: BTreeMap<&'static str, String>,
-    /// Read-write servers of this cluster without a guard, in words.
-    pub unguarded: Vec<Unguarded>,
-    /// This account's rights.
-    pub rights: Rights,
-    /// What the servers of the namespace are.
-    pub survey: Survey,
-    pub(super) told_term: Option<Term>,
-    lanes: Lanes,
-    outcomes: Vec<Outcome>,
-    service_points_to: Option<(Term, Option<MemberName>)>,
-    service_term: Option<Term>,
-    answered: BTreeSet<String>,
-    /// The process was told to end.
-    pub terminating: bool,
-}
-
 /// The loop.
 #[derive(Debug)]
 pub struct Brain {
@@ -142,73 +114,6 @@ pub struct Brain {
     pub news: super::events::News,
     /// Where decisions are shown.
     pub shown: super::page::Shown,
-}
-
-impl Sight {
-    pub(super) fn new() -> Self {
-        Self {
-            guard: GuardView::Unknown,
-            guard_trouble: String::new(),
-            probe: None,
-            peers: BTreeMap::new(),
-            clocks: super::clocks::Clocks::default(),
-            peer_trouble: BTreeMap::new(),
-            introduced: BTreeMap::new(),
-            warnings: BTreeMap::new(),
-            unguarded: Vec::new(),
-            rights: Rights::default(),
-            survey: Survey::NotYet,
-            told_term: None,
-            lanes: Lanes::default(),
-            outcomes: Vec::new(),
-            service_points_to: None,
-            service_term: None,
-            answered: BTreeSet::new(),
-            terminating: false,
-        }
-    }
-
-    /// Feeds an outcome that did not come through the queue.
-    pub fn note_outcome(&mut self, outcome: Outcome) {
-        log_outcome(&outcome);
-        self.outcomes.push(outcome);
-    }
-
-    /// A source has this to say; empty: all is well with it. Logged when it is news: the same with other numbers is none.
-    pub(super) fn note_warning(&mut self, source: &'static str, text: String) {
-        if text.is_empty() {
-            self.warnings.remove(source);
-            return;
-        }
-        let is_news = self
-            .warnings
-            .get(source)
-            .is_none_or(|old| stripped(old) != stripped(&text));
-        if is_news {
-            tracing::warn!(source, "{text}");
-        }
-        self.warnings.insert(source, text);
-    }
-
-    /// An order to the guard is under way.
-    #[must_use]
-    pub fn guard_is_busy(&self) -> bool {
-        self.lanes.guard
-    }
-
-    /// An order to the guard was given.
-    pub fn guard_was_ordered(&mut self) {
-        self.lanes.guard = true;
-    }
-
-    /// The guard's last word while it can be reached.
-    #[must_use]
-    pub fn status(&self) -> Option<&Evidence<Status>> {
-        match &self.guard {
-            GuardView::Heard(status) => Some(status),
-            GuardView::Unknown | GuardView::Lost { .. } => None,
-        }
-    }
 }
 
 impl Brain {
@@ -270,6 +175,8 @@ impl Brain {
             .tally
             .note(&shown.metrics, me, state.phase, &decision, &seen);
         state.clone_from(&decision.state);
+        // Before anything is sent: a promise must not follow a claim.
+        self.steering.promises.allow(decision.may_promise.clone());
         self.memory.note(state.led.as_deref());
         if decision.phase != Phase::Leading {
             self.hands.rest(sight);
@@ -318,6 +225,9 @@ impl Brain {
             }),
             peers: sight.peers.clone(),
             survey: sight.survey.clone(),
+            promises: sight.promises.clone(),
+            promised_until: self.steering.promises.until(),
+            holder: sight.holder.clone(),
             told_term: sight.told_term,
             lanes: sight.lanes.clone(),
             outcomes: std::mem::take(&mut sight.outcomes),
@@ -363,6 +273,15 @@ impl Brain {
             }
             Input::Probe(probe) => sight.probe = Some(*probe),
             Input::Peer(member, answer) => sight.note_peer(member, *answer),
+            Input::Promised(member, promised) => {
+                sight.promises.insert(member, promised);
+            }
+            Input::Holder(found) => {
+                if sight.note_holder(found) {
+                    // Whether this member's receiver has ended too.
+                    self.steering.probe_now.notify_one();
+                }
+            }
             Input::Asked(member, address, leads) => sight.note_asker(member, address, leads),
             Input::Ended(lane, outcome) => {
                 match lane {
@@ -395,8 +314,15 @@ impl Brain {
         let plan = AskPlan {
             whom: whom_to_ask(&self.settings.core.me, &seen.lease, sight),
             every: Duration::from_millis(decision.ask_peers_every.0),
-            leads: decision.state.taking.map(|(term, _)| term),
+            told: Told {
+                leads: decision.state.taking.map(|(term, _)| term),
+                heartbeat: decision.heartbeat,
+            },
         };
+        let door = knock::door(&self.settings.core.holder, seen, |member| {
+            plan.whom.get(member).cloned()
+        });
+        set(&self.steering.door, door);
         set(&self.steering.ask, plan);
         set(&self.steering.suspects, suspects(&self.settings, seen, sight));
         set(&self.steering.damaged, decision.phase == Phase::Damaged);

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::brain::Sight;
+use super::sight::Sight;
 use crate::core::types::MemberName;
 
 /// Source of the warning.
@@ -133,9 +133,9 @@ mod tests {
         let keys = Keys::derive(&Secret("secret".into()), None);
         let mut report: PeerReport = crate::runtime::fixtures::standby(2);
         report.wall_ms = Some(1);
-        let (_told, told) = tokio::sync::watch::channel(std::sync::Arc::new(report));
         let (inputs, _queue) = tokio::sync::mpsc::channel(1);
-        let handler = crate::runtime::peer_handler(keys.clone(), "ns/postgres".into(), told, inputs);
+        let answering = crate::runtime::Answering::plain(keys.clone(), "ns/postgres", report, inputs);
+        let handler = crate::runtime::peer_handler(answering);
         let question = serde_json::json!({
             "version": PEERS_VERSION, "nonce": "n", "member": "postgres-1", "cluster": "ns/postgres", "leads": null,
             "address": crate::runtime::fixtures::address(1),
@@ -148,7 +148,7 @@ mod tests {
         let (code, headers, answer) = handler(body.into(), headers).await;
         assert_eq!(code, http::StatusCode::OK);
         let mac = headers[MAC_HEADER].to_str().unwrap();
-        let report = key.read_answer("ns/postgres", "n", mac, &answer).unwrap();
+        let report = key.read_answer("ns/postgres", "n", mac, &answer).unwrap().report;
         assert!((before..=wall_ms()).contains(&report.wall_ms.unwrap()));
     }
 }

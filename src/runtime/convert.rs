@@ -107,6 +107,9 @@ pub fn swap_kind(swap: &core::action::Swap) -> lease::SwapKind {
         core::action::SwapKind::Claim(ClaimEvidence::Expired) => {
             lease::SwapKind::Claim(lease::ClaimEvidence::Expired)
         }
+        core::action::SwapKind::Claim(ClaimEvidence::Dead | ClaimEvidence::Silent) => {
+            lease::SwapKind::Claim(lease::ClaimEvidence::Early)
+        }
         core::action::SwapKind::Claim(ClaimEvidence::WriteBack) => {
             lease::SwapKind::Repair { term: swap.term }
         }

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::brain::{Sight, record_of};
+use super::brain::record_of;
 use super::clocks::CLOCKS;
 use super::effects::KUBERNETES_REFUSED;
 use super::guard_link::REFUSES;
+use super::sight::Sight;
 use super::unguarded::Unheld;
 use crate::core::adoption::Adoption;
 use crate::core::decide::Decision;

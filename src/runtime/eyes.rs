@@ -10,9 +10,10 @@ use tokio::task::JoinSet;
 use super::brain::Input;
 use super::hands::send;
 use super::steering::AskPlan;
+use crate::core::observe::Promised;
 use crate::core::record::Evidence;
 use crate::core::types::MemberName;
-use crate::lease::LiveClock;
+use crate::lease::{LiveClock, boottime};
 use crate::peers::Asker;
 use crate::postgres::{Health, Prober};
 
@@ -67,22 +68,32 @@ pub async fn ask(
             if under_way.insert(member.clone(), ()).is_some() {
                 continue;
             }
-            let (asker, clock, inputs, leads) = (asker.clone(), clock.clone(), inputs.clone(), wanted.leads);
+            let (asker, clock, inputs, told) = (asker.clone(), clock.clone(), inputs.clone(), wanted.told);
             let (member, address) = (member.clone(), address.clone());
             asking.spawn(async move {
-                let asked_at = clock.now();
-                let answer = asker.ask(&address, leads, ASK_BUDGET).await;
-                let answer = match answer {
-                    Ok(report) if report.member != member => {
-                        Err(format!("{} answered at the address of {member}", report.member))
-                    }
+                // A promise counts from before the heartbeat was sent.
+                let (asked_at, asked_boot) = (clock.now(), boottime());
+                let answer = match asker.ask(&address, told, ASK_BUDGET).await {
+                    Ok(answer) if answer.report.member != member => Err(format!(
+                        "{} answered at the address of {member}",
+                        answer.report.member
+                    )),
                     other => other,
                 };
-                let input = Input::Peer(
-                    member.clone(),
-                    Box::new(answer.map(|value| Evidence { value, asked_at })),
-                );
-                send(&inputs, input).await;
+                let promise = answer.as_ref().ok().and_then(|a| a.promise.clone());
+                if let Some(promise) = promise.filter(|p| Some(p.term) == told.heartbeat) {
+                    let promised = Promised {
+                        term: promise.term,
+                        data_id: promise.data_id,
+                        for_ms: promise.for_ms,
+                        asked_boot,
+                        asked_at,
+                    };
+                    send(&inputs, Input::Promised(member.clone(), promised)).await;
+                }
+                let value = answer.map(|answer| answer.report);
+                let input = value.map(|value| Evidence { value, asked_at });
+                send(&inputs, Input::Peer(member.clone(), Box::new(input))).await;
                 member
             });
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::brain::record_of;
-use super::brain::{Input, Lane, Sight};
+use super::brain::{Input, Lane};
 use super::chores::ReplicationWish;
 use super::convert;
 use super::effects::EffectsWish;
@@ -15,6 +15,7 @@ use super::orders::{self, NotDone, Secrets};
 use super::readers::Readers;
 use super::rotation;
 use super::settings::SidecarSettings;
+use super::sight::Sight;
 use crate::core::action::{Action, GuardOrder, OrderState, SqlJob, Swap};
 use crate::core::observe::{GuardView, Observation, Outcome, SwapResult};
 use crate::core::probe::Probe;

@@ -14,14 +14,17 @@ mod fixtures;
 mod forecast;
 mod guard_link;
 mod hands;
+mod knock;
 mod memory;
 mod orders;
 mod others;
 mod page;
 mod preflight;
+mod promise;
 mod readers;
 mod rotation;
 pub mod settings;
+pub mod sight;
 mod steering;
 mod survey;
 mod tally;
@@ -45,9 +48,10 @@ use self::page::Shown;
 use self::settings::SidecarSettings;
 use self::steering::{AskPlan, Steering};
 use crate::core::observe::PeerReport;
+use crate::core::types::Millis;
 use crate::http::health::Pulse;
 use crate::http::metrics::Metrics;
-use crate::http::server::{PeerHandler, Served, serve};
+use crate::http::server::{PeerAnswer, PeerHandler, Served, serve};
 use crate::kubernetes::counted::counted;
 use crate::kubernetes::events::{Events, LeaseReference};
 use crate::lease::{ApiServer, HolderId, LeaseSettings, LiveClock, WatchTimes};
@@ -100,6 +104,7 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
         ..AskPlan::default()
     });
     let (suspects, suspects_plan) = watch::channel(unguarded::Suspects::default());
+    let (door, door_wanted) = watch::channel(None);
     let (damaged, damaged_seen) = watch::channel(false);
     let (survey, survey_wanted) = watch::channel(false);
     let drifted = Arc::new(Notify::new());
@@ -124,7 +129,17 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
         cluster.clone(),
     );
     let prober = Prober::new(settings.server.clone(), settings.superuser.clone());
-    let peer = peer_handler(keys, cluster, told, inputs.clone());
+    let promises = promise::Promises::default();
+    let answering = Answering {
+        keys,
+        cluster,
+        report: told,
+        promises: promises.clone(),
+        promised_for: settings.core.permit,
+        clock: clock.clone(),
+        inputs: inputs.clone(),
+    };
+    let peer = peer_handler(answering);
     let served = Served {
         status,
         pulse: pulse.clone(),
@@ -147,6 +162,7 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
         suspects_plan,
         inputs.clone(),
     ));
+    tasks.spawn(knock::watch(clock.clone(), door_wanted, inputs.clone()));
     tasks.spawn(survey::take(
         settings.clone(),
         client.clone(),
@@ -233,9 +249,11 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
             ask,
             report: peer_report,
             suspects,
+            door,
             damaged,
             recorded,
             survey,
+            promises,
         },
         shown: Shown {
             page,
@@ -299,51 +317,80 @@ fn first_report(settings: &SidecarSettings) -> PeerReport {
     }
 }
 
-/// Answers peers: an authentic question for this cluster gets the newest report; everything else is refused.
-fn peer_handler(
+/// What answers to peers are made of.
+#[derive(Clone)]
+struct Answering {
     keys: Keys,
     cluster: String,
     report: watch::Receiver<Arc<PeerReport>>,
+    promises: promise::Promises,
+    promised_for: Millis,
+    clock: LiveClock,
     inputs: mpsc::Sender<Input>,
-) -> PeerHandler {
+}
+
+/// Answers peers: an authentic question for this cluster gets the newest report; everything else is refused.
+fn peer_handler(answering: Answering) -> PeerHandler {
     Arc::new(move |body: Bytes, headers: HeaderMap| {
-        let (keys, cluster, inputs) = (keys.clone(), cluster.clone(), inputs.clone());
-        let report = report.borrow().clone();
-        Box::pin(async move {
-            let mac = headers
-                .get(MAC_HEADER)
-                .and_then(|v| v.to_str().ok())
-                .unwrap_or_default();
-            let (question, key) = match keys.read_question(&cluster, mac, &body) {
-                Ok(read) => read,
-                Err(error) => {
-                    return (
-                        StatusCode::FORBIDDEN,
-                        HeaderMap::new(),
-                        Bytes::from(error.to_string()),
-                    );
-                }
-            };
-            if settings::checked_ip(&question.address.ip).is_ok() {
-                // The loop is busy when its queue is full: the peer asks again.
-                let _ = inputs.try_send(Input::Asked(question.member, question.address, question.leads));
-            }
-            let answer = Answer {
-                version: PEERS_VERSION,
-                cluster,
-                report: PeerReport {
-                    wall_ms: Some(clocks::wall_ms()),
-                    ..(*report).clone()
-                },
-            };
-            let Ok(body) = serde_json::to_vec(&answer) else {
-                return (StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new());
-            };
-            let mut headers = HeaderMap::new();
-            if let Ok(mac) = HeaderValue::from_str(&key.sign_answer(&question.nonce, &body)) {
-                headers.insert(MAC_HEADER, mac);
-            }
-            (StatusCode::OK, headers, Bytes::from(body))
-        })
+        let answering = answering.clone();
+        Box::pin(async move { answering.answer(&body, &headers) })
     })
+}
+
+impl Answering {
+    /// Of a cluster, with nothing to promise.
+    #[cfg(test)]
+    fn plain(keys: Keys, cluster: &str, report: PeerReport, inputs: mpsc::Sender<Input>) -> Self {
+        Self {
+            keys,
+            cluster: cluster.to_owned(),
+            report: watch::channel(Arc::new(report)).1,
+            promises: promise::Promises::default(),
+            promised_for: Millis(8_000),
+            clock: LiveClock::system(),
+            inputs,
+        }
+    }
+
+    fn answer(&self, body: &Bytes, headers: &HeaderMap) -> PeerAnswer {
+        let mac = headers
+            .get(MAC_HEADER)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default();
+        let (question, key) = match self.keys.read_question(&self.cluster, mac, body) {
+            Ok(read) => read,
+            Err(error) => {
+                let text = Bytes::from(error.to_string());
+                return (StatusCode::FORBIDDEN, HeaderMap::new(), text);
+            }
+        };
+        if settings::checked_ip(&question.address.ip).is_ok() {
+            // The loop is busy when its queue is full: the peer asks again.
+            let leads = question.leads.max(question.heartbeat.as_ref().map(|h| h.term));
+            let asked = Input::Asked(question.member, question.address, leads);
+            let _ = self.inputs.try_send(asked);
+        }
+        let now = self.clock.now();
+        let promise = question
+            .heartbeat
+            .and_then(|heartbeat| self.promises.give(&heartbeat, now, self.promised_for));
+        let answer = Answer {
+            version: PEERS_VERSION,
+            cluster: self.cluster.clone(),
+            report: PeerReport {
+                wall_ms: Some(clocks::wall_ms()),
+                ..(**self.report.borrow()).clone()
+            },
+            promise,
+            challenge: self.promises.challenge(now),
+        };
+        let Ok(body) = serde_json::to_vec(&answer) else {
+            return (StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new());
+        };
+        let mut headers = HeaderMap::new();
+        if let Ok(mac) = HeaderValue::from_str(&key.sign_answer(&question.nonce, &body)) {
+            headers.insert(MAC_HEADER, mac);
+        }
+        (StatusCode::OK, headers, Bytes::from(body))
+    }
 }

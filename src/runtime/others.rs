@@ -1,6 +1,6 @@
 //! What is known of the other members: their answers, what came instead, and who introduced itself.
 
-use super::brain::Sight;
+use super::sight::Sight;
 use crate::core::observe::PeerReport;
 use crate::core::record::Evidence;
 use crate::core::types::{Address, MemberName, Term};

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::brain::{Sight, record_of};
+use super::brain::record_of;
 use super::forecast::could_fail_over;
 use super::settings::SidecarSettings;
+use super::sight::Sight;
 use super::tally::Tally;
 use crate::core::decide::Decision;
 use crate::core::history;
@@ -391,7 +392,7 @@ fn settings_view(settings: &SidecarSettings) -> SettingsView {
         service: settings.service.clone(),
         lease_duration_ms: settings.core.lease_duration.0,
         renew_interval_ms: settings.core.renew_interval.0,
-        silence_timeout_ms: u64::try_from(settings.silence_timeout.as_millis()).unwrap_or(u64::MAX),
+        silence_timeout_ms: settings.core.silence_timeout.0,
         durability: settings.durability.clone(),
         availability: settings.availability.clone(),
         maximum_lag_bytes: settings.core.maximum_lag,

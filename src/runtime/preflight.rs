@@ -8,9 +8,10 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
-use super::brain::{Input, Sight};
+use super::brain::Input;
 use super::hands::send;
 use super::settings::SidecarSettings;
+use super::sight::Sight;
 use crate::core::preflight::{Ledger, Right, Scope, needed, warnings};
 use crate::core::record::Record;
 use crate::core::types::MemberName;

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::brain::Sight;
 use super::hands::Hands;
 use super::settings::SidecarSettings;
+use super::sight::Sight;
 use crate::core::action::GuardOrder;
 use crate::core::decide::Decision;
 use crate::core::observe::Observation;
@@ -82,8 +82,8 @@ mod tests {
     use crate::http::health::Pulse;
     use crate::http::metrics::Metrics;
     use crate::http::server::{Served, serve};
-    use crate::peers::{Asker, Keys};
-    use crate::runtime::{fixtures, page, peer_handler};
+    use crate::peers::{Asker, Keys, Told};
+    use crate::runtime::{Answering, fixtures, page, peer_handler};
 
     fn keys(current: &str, previous: Option<&str>) -> Keys {
         let previous = previous.map(|text| Secret(text.to_owned()));
@@ -97,14 +97,18 @@ mod tests {
         there.ip = "127.0.0.1".into();
         there.sidecar_port = listener.local_addr().unwrap().port();
         let (_page, status) = watch::channel(Arc::new(page::first_page(&fixtures::settings(2))));
-        let (_report, told) = watch::channel(Arc::new(fixtures::standby(2)));
         let (inputs, _queue) = mpsc::channel(8);
         let (_, registry) = Metrics::new();
         let served = Served {
             status,
             pulse: Pulse::start(),
             registry: Arc::new(registry),
-            peer: peer_handler(asked, "default/postgres".into(), told, inputs),
+            peer: peer_handler(Answering::plain(
+                asked,
+                "default/postgres",
+                fixtures::standby(2),
+                inputs,
+            )),
         };
         let serving = tokio::spawn(serve(listener, served, std::future::pending()));
         let asker = Asker::new(
@@ -113,12 +117,12 @@ mod tests {
             fixtures::address(1),
             "default/postgres".into(),
         );
-        let answer = asker.ask(&there, None, Duration::from_secs(10)).await;
+        let answer = asker.ask(&there, Told::default(), Duration::from_secs(10)).await;
         serving.abort();
-        answer.map(|mut report| {
+        answer.map(|mut answer| {
             // Put on it as it leaves.
-            report.wall_ms = None;
-            assert_eq!(report, fixtures::standby(2));
+            answer.report.wall_ms = None;
+            assert_eq!(answer.report, fixtures::standby(2));
         })
     }
 

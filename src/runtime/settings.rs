@@ -49,8 +49,6 @@ pub struct SidecarSettings {
     pub durability: String,
     /// As above.
     pub availability: String,
-    /// See `--silence-timeout`.
-    pub silence_timeout: Duration,
     /// See `--maximum-read-lag`.
     pub maximum_read_lag: u64,
     /// In this time every right is asked about once more. For tests a short one.

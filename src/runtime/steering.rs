@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
+use super::knock::Door;
+use super::promise::Promises;
 use super::unguarded::Suspects;
 use crate::core::observe::PeerReport;
-use crate::core::types::{Address, MemberName, Term};
+use crate::core::types::{Address, MemberName};
+use crate::peers::Told;
 
 /// How the loop steers the tasks around it.
 #[derive(Debug)]
@@ -23,10 +26,14 @@ pub struct Steering {
     pub report: watch::Sender<Arc<PeerReport>>,
     /// Who may run without a guard.
     pub suspects: watch::Sender<Suspects>,
+    /// Whose door to watch.
+    pub door: watch::Sender<Option<Door>>,
     /// The Lease is damaged: the Service's term is wanted.
     pub damaged: watch::Sender<bool>,
     /// Members in the record.
     pub recorded: watch::Sender<BTreeSet<MemberName>>,
+    /// What may be promised to a leader.
+    pub promises: Promises,
     /// All servers of the namespace are to be asked what they are.
     pub survey: watch::Sender<bool>,
 }
@@ -38,6 +45,6 @@ pub struct AskPlan {
     pub whom: BTreeMap<MemberName, Address>,
     /// How often.
     pub every: Duration,
-    /// The term led without a primary in it.
-    pub leads: Option<Term>,
+    /// What is told with the question.
+    pub told: Told,
 }

@@ -158,6 +158,7 @@ fn way_of(evidence: ClaimEvidence, before: Phase, me: &MemberName, lease: &SeenL
         ClaimEvidence::Released | ClaimEvidence::Expired if mine => Some(Way::restart),
         ClaimEvidence::Released => Some(Way::handover),
         ClaimEvidence::Expired => Some(Way::expiry),
+        ClaimEvidence::Dead | ClaimEvidence::Silent => Some(Way::claim),
     }
 }
 

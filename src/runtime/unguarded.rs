@@ -7,9 +7,10 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{mpsc, watch};
 
-use super::brain::{Input, Sight, record_of};
+use super::brain::{Input, record_of};
 use super::hands::send;
 use super::settings::SidecarSettings;
+use super::sight::Sight;
 use crate::core::decide::PEER_FRESH;
 use crate::core::observe::{LeaseView, Observation};
 use crate::core::record::Member;

@@ -148,6 +148,7 @@ impl World {
             return;
         }
         self.end_container(member);
+        self.machines[member].gone = new_pod;
         self.sidecars[member].up = false;
         self.at(self.now + millis, Event::PodBack(member, new_pod, wiped));
     }
@@ -161,6 +162,7 @@ impl World {
         }
         self.end_container(member);
         self.machines[member].up = true;
+        self.machines[member].gone = false;
         if wiped {
             let machine = &mut self.machines[member];
             machine.data = None;

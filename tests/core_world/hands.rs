@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use pgbaton::core::action::{Action, GuardOrder, OrderState, SqlJob};
-use pgbaton::core::observe::{GuardView, Outcome, PeerReport, ServerView, SwapResult};
+use pgbaton::core::observe::{GuardView, HolderSight, Outcome, PeerReport, Promised, ServerView, SwapResult};
 use pgbaton::core::record::Evidence;
 use pgbaton::core::types::{DataId, Millis, Term, Timeline};
 
@@ -53,6 +53,7 @@ impl World {
             };
         }
         self.survey(member);
+        self.knock(member);
         if live >= self.sidecars[member].next_probe {
             let (view, takes) = self.probe(member);
             let every = self.sidecars[member]
@@ -79,9 +80,49 @@ impl World {
         }
     }
 
+    /// Knocks at the ports of the Lease's holder, as the real sidecar does when there is a sign that it is gone.
+    fn knock(&mut self, member: usize) {
+        let lease = self.sidecars[member].lease.clone().flatten();
+        let Some(holder) = lease.and_then(|lease| lease.holder.clone()) else {
+            return;
+        };
+        let of = |s: &crate::sidecar::Sidecar| holder.starts_with(&format!("{}_", s.settings.me));
+        let Some(there) = self.sidecars.iter().position(of).filter(|there| *there != member) else {
+            return;
+        };
+        let live = Millis(self.sidecars[member].live);
+        let machine = &self.machines[there];
+        // A dead pod's address answers nothing once the pod is gone; its containers' ports refuse while it is there.
+        let answers = self.linked(member, there) && self.now >= machine.frozen_until && !machine.gone;
+        let refuses = answers && machine.is_down() && !self.sidecars[there].up;
+        let heard = answers && !machine.is_down() && self.now >= machine.hung_until;
+        let known = self.sidecars[member]
+            .holder
+            .as_ref()
+            .is_some_and(|s| s.refused.is_some());
+        if refuses && !known {
+            self.sidecars[member].next_probe = live.0;
+        }
+        let old = self.sidecars[member].holder.take().filter(|s| s.holder == holder);
+        let first = old
+            .as_ref()
+            .and_then(|s| s.refused)
+            .map_or(live, |(first, _)| first);
+        self.sidecars[member].holder = Some(HolderSight {
+            holder,
+            refused: refuses.then_some((first, live)),
+            server_heard_at: if heard {
+                Some(live)
+            } else {
+                old.and_then(|s| s.server_heard_at)
+            },
+        });
+    }
+
     fn ask(&mut self, member: usize) {
         let (live, life) = (self.sidecars[member].live, self.sidecars[member].life);
         let leads = self.sidecars[member].state.taking.map(|(term, _)| term);
+        let leads = leads.max(self.sidecars[member].last.as_ref().and_then(|d| d.heartbeat));
         for other in (0..self.plan.members).filter(|o| *o != member) {
             if !self.linked(member, other) || !self.awake(other) {
                 continue;
@@ -108,8 +149,29 @@ impl World {
                 asked_at: Millis(live),
             });
             let when = self.now + self.rng.between(20, 60);
+            if let Some(promised) = self.promise(member, other) {
+                let input = Input::Promised(name(other), promised);
+                self.at(when, Event::ToSidecar(member, life, input));
+            }
             self.at(when, Event::ToSidecar(member, life, Input::Peer(answer)));
         }
+    }
+
+    /// What `other` promises to the heartbeat of `member`; sent now, answered at once, and the answer is under way.
+    fn promise(&mut self, member: usize, other: usize) -> Option<Promised> {
+        let led = self.sidecars[member].last.as_ref()?.heartbeat?;
+        let there = &mut self.sidecars[other];
+        let may = there.last.as_ref()?.may_promise.clone();
+        let (term, data_id) = may.filter(|(term, _)| *term == led)?;
+        let for_ms = there.settings.permit;
+        there.promised_until = there.promised_until.max(Some(Millis(there.live).plus(for_ms)));
+        Some(Promised {
+            term,
+            data_id,
+            for_ms,
+            asked_boot: Millis(self.now),
+            asked_at: Millis(self.sidecars[member].live),
+        })
     }
 
     /// A look at the local server, and how long it takes. Rows are read after the position, as the real look does.

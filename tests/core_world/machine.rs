@@ -94,6 +94,8 @@ pub struct Machine {
     pub up: bool,
     pub boot: u64,
     pub frozen_until: u64,
+    /// The pod is gone with its address: nobody there even refuses.
+    pub gone: bool,
     /// The server accepts nothing and answers nothing.
     pub hung_until: u64,
     pub data: Option<Data>,
@@ -149,6 +151,7 @@ impl Machine {
             up: true,
             boot: 1,
             frozen_until: 0,
+            gone: false,
             hung_until: 0,
             data: None,
             incomplete: false,

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use pgbaton::core::adoption::Survey;
 use pgbaton::core::decide::{Decision, decide};
 use pgbaton::core::observe::{
-    GuardView, Lanes, LeaseView, Observation, Outcome, PeerReport, SeenLease, ServerView, Settings,
+    GuardView, HolderSight, Lanes, LeaseView, Observation, Outcome, PeerReport, Promised, SeenLease,
+    ServerView, Settings,
 };
 use pgbaton::core::record::Evidence;
 use pgbaton::core::state::State;
@@ -20,6 +21,7 @@ pub enum Input {
     Outcome(Lane, Outcome),
     Probe(Evidence<ServerView>),
     Peer(Box<Evidence<PeerReport>>),
+    Promised(MemberName, Promised),
     Service(Term, Option<MemberName>),
     Survey(Survey),
 }
@@ -51,6 +53,9 @@ pub struct Sidecar {
     pub survey: Survey,
     pub next_survey: u64,
     pub told_term: Option<Term>,
+    pub holder: Option<HolderSight>,
+    pub promises: BTreeMap<MemberName, Promised>,
+    pub promised_until: Option<Millis>,
     pub lanes: Lanes,
     pub outcomes: Vec<Outcome>,
     pub service: Option<(Term, Option<MemberName>)>,
@@ -78,6 +83,9 @@ impl Sidecar {
             survey: Survey::NotYet,
             next_survey: 0,
             told_term: None,
+            holder: None,
+            promises: BTreeMap::new(),
+            promised_until: None,
             lanes: Lanes::default(),
             outcomes: Vec::new(),
             service: None,
@@ -110,6 +118,9 @@ impl Sidecar {
         self.survey = Survey::NotYet;
         self.next_survey = 0;
         self.told_term = None;
+        self.holder = None;
+        self.promises.clear();
+        self.promised_until = None;
         self.lanes = Lanes::default();
         self.outcomes.clear();
         self.service = None;
@@ -170,6 +181,9 @@ impl Sidecar {
             Input::Peer(report) => {
                 self.peers.insert(report.value.member.clone(), *report);
             }
+            Input::Promised(member, promised) => {
+                self.promises.insert(member, promised);
+            }
             Input::Service(term, member) => self.service = Some((term, member)),
             Input::Survey(survey) => self.survey = survey,
         }
@@ -191,6 +205,9 @@ impl Sidecar {
             server: self.server.clone(),
             peers: self.peers.clone(),
             survey: self.survey.clone(),
+            holder: self.holder.clone(),
+            promises: self.promises.clone(),
+            promised_until: self.promised_until,
             told_term: self.told_term,
             lanes: self.lanes.clone(),
             outcomes: std::mem::take(&mut self.outcomes),

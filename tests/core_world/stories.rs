@@ -13,13 +13,13 @@ const FOR_GOOD: u64 = 10_000_000;
 /// Longest time in which a cluster without faults becomes whole.
 const SOON: u64 = 60_000;
 
-fn running() -> World {
+pub fn running() -> World {
     let mut world = World::running(Plan::default());
     world.run(1_000);
     world
 }
 
-fn another_leads(world: &mut World, than: usize, within: u64) -> usize {
+pub fn another_leads(world: &mut World, than: usize, within: u64) -> usize {
     world.until("another one leads", within, |w| {
         w.primary().is_some_and(|p| p != than)
     });
@@ -143,10 +143,13 @@ fn one_standby_of_two_cannot_prove_and_waits() {
 }
 
 #[test]
-fn the_lease_runs_out_when_the_leaders_pod_dies() {
+fn a_standby_whose_sidecar_has_just_started_takes_over_too() {
     let mut world = running();
+    world.fault(&KillSidecar(1, 100));
+    world.fault(&KillSidecar(2, 100));
+    world.run(800);
     world.fault(&KillPod(0, 20_000));
-    another_leads(&mut world, 0, 10_000);
+    another_leads(&mut world, 0, 2_000);
     world.until_whole(SOON);
 }
 
@@ -161,9 +164,11 @@ fn the_api_server_is_away_for_less_than_the_permit() {
 }
 
 #[test]
-fn the_api_server_is_away_for_more_than_the_permit() {
+fn the_api_server_is_away_for_more_than_the_permit_and_nobody_promises() {
     let mut world = running();
     world.fault(&ApiDown(15_000));
+    world.fault(&CutPeers(0, 1, 9_000));
+    world.fault(&CutPeers(0, 2, 9_000));
     world.run(8_000);
     assert_eq!(world.primary(), None, "the permit has ended");
     world.until_whole(SOON);
@@ -189,13 +194,13 @@ fn a_taker_without_proof_gives_back_and_the_recorded_primary_goes_on() {
     let mut world = running();
     // m1 loses its permit; m2 sees m3's sidecar until it has the Lease, and no pledge of it afterwards.
     world.fault(&CutApi(0, 9_000));
+    world.fault(&CutPeers(0, 1, 15_000));
+    world.fault(&CutPeers(0, 2, 15_000));
     world.fault(&KillServer(2));
     world.until("somebody took the Lease", 20_000, |w| {
         w.api.lease().is_some_and(|l| l.term.0 > 1)
     });
     world.fault(&CutPeers(1, 2, 6_000));
-    world.fault(&CutPeers(0, 1, 6_000));
-    world.fault(&CutPeers(0, 2, 6_000));
     world.run(12_000);
     world.until_whole(SOON);
 }

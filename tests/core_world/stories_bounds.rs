@@ -7,7 +7,9 @@ use pgbaton::core::types::{Lsn, Millis, Term};
 use pgbaton::core::why::Why;
 use pgbaton::guard::protocol::DownReason;
 
-use crate::faults::Fault::{CutApi, DeletePod, KillPod, KillServer, KillSidecar, SlowStandby, Switchover};
+use crate::faults::Fault::{
+    CutApi, CutPeers, DeletePod, KillPod, KillServer, KillSidecar, SlowStandby, Switchover,
+};
 use crate::machine::Proc;
 use crate::world::{Plan, World, name};
 
@@ -74,6 +76,9 @@ fn what_a_former_term_saw_of_a_set_releases_none_of_a_later_term() {
 fn a_member_that_sees_an_old_lease_does_not_call_it_damaged() {
     let mut world = running();
     world.fault(&CutApi(0, 40_000));
+    for other in [1, 2] {
+        world.fault(&CutPeers(0, other, 3_500));
+    }
     world.until("another member leads", 30_000, |w| {
         w.primary().is_some_and(|p| p != 0)
     });

@@ -64,7 +64,7 @@ impl World {
         let serves = source.is_live(now)
             && now >= source.hung_until
             && matches!(source.proc, Proc::Primary | Proc::Stopping { clean: true, .. });
-        if !self.linked(member, upstream) || !source.is_live(now) {
+        if !self.linked(member, upstream) || now < source.frozen_until || source.gone {
             // Nothing comes; the connection is not known to be dead.
             return;
         }

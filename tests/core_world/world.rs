@@ -106,6 +106,7 @@ pub fn settings(plan: &Plan, index: usize) -> Settings {
         permit: Millis(4_000),
         health_timeout: Millis(3_000),
         pledge_timeout: Millis(3_000),
+        silence_timeout: Millis(1_500),
         standby_timeout: Millis(3_000),
         sync_standbys: plan.sync_standbys,
         maximum_lag: plan.maximum_lag,

@@ -16,7 +16,7 @@ const SUCCESSOR_FIRST: Millis = Millis(1_000);
 /// The old primary takes its own released Lease back when nobody came for this long.
 const NOBODY_CAME: Millis = Millis(2_500);
 /// Beyond `leaseDurationSeconds`: for clocks that run at different rates.
-const EXPIRY_MARGIN: Millis = Millis(250);
+pub(super) const EXPIRY_MARGIN: Millis = Millis(250);
 
 impl Mind<'_> {
     pub(super) fn expired(&self, lease: &SeenLease, extra: Millis) -> bool {
@@ -107,8 +107,8 @@ impl Mind<'_> {
     /// May this standby take the Lease now? Some: it tries to, or says why it does not.
     pub(super) fn candidate(&mut self, lease: &SeenLease, record: &Record, guard: &Status) -> Option<Chosen> {
         let mine = self.my_data(guard)?;
-        let evidence = self.opening(lease, record)?;
-        let stay = |because: String| Some((Phase::Following, Why::NotTakingOver { because }));
+        let gone = self.holder_gone(lease, record);
+        let evidence = self.opening(lease, record).or(gone)?;
         self.wake_in(Millis(50));
         let waived = self.waived(lease);
         let named = matches!(&record.step, Some(Step::Handover { to, .. }) if *to == self.settings.me);
@@ -117,38 +117,77 @@ impl Mind<'_> {
         if record.paused && !waived && !ordered {
             return Some((Phase::Following, Why::Paused));
         }
-        if !record.members.iter().any(|m| m.data() == mine) {
-            return stay(format!(
+        let not_named = (!named || is_early(evidence)) && !waived;
+        let mut because = self.no_claimer(record, &mine, evidence, waived);
+        if because.is_none() && not_named {
+            because = self.not_fit(lease, record, &mine, evidence);
+        }
+        if let Some(because) = because {
+            let because = match evidence {
+                ClaimEvidence::Dead => format!("{} is dead; {because}", holder_name(lease)),
+                ClaimEvidence::Silent => format!("{} is silent; {because}", holder_name(lease)),
+                _ => because,
+            };
+            return Some((Phase::Following, Why::NotTakingOver { because }));
+        }
+        let term = Term(lease.term.0.saturating_add(1));
+        if self.swap_as(lease, SwapKind::Claim(evidence), term, record.clone()) {
+            self.state.claimed = Some((term, evidence));
+        }
+        Some((Phase::Following, Why::Claiming { evidence }))
+    }
+
+    /// Why this member takes no Lease now, whoever else could.
+    fn no_claimer(
+        &self,
+        record: &Record,
+        mine: &MemberData,
+        evidence: ClaimEvidence,
+        waived: bool,
+    ) -> Option<String> {
+        if !record.members.iter().any(|m| m.data() == *mine) {
+            return Some(format!(
                 "{} with this data is not a recorded member",
                 self.settings.me
             ));
         }
         if self.now() < self.state.claim_not_before && !waived {
-            return stay("the last try found no proof".to_owned());
+            return Some("the last try found no proof".to_owned());
         }
         let just_started = self
             .state
             .started_at
             .is_some_and(|s| self.now().since(s) < self.settings.permit);
+        // It may have promised to wait. What is taken on evidence needs a proof by pledges, and no promise is in its way.
         if just_started && evidence == ClaimEvidence::Expired {
-            return stay("this sidecar has just started".to_owned());
+            return Some("this sidecar has just started".to_owned());
         }
-        if !named && !waived {
-            if let Some(name) = self.better_placed(record, lease, &mine) {
-                return stay(format!("{name} goes first"));
-            }
-            if let Err(no) = self.would_prove(record, &mine)
-                && !(no != NoProof::CandidateDiverged && record.rest.is_some())
-            {
-                return stay(no.to_string());
-            }
-            if let Some(no) = self.too_far_behind(lease, record) {
-                return stay(no.to_string());
-            }
+        self.is_bound(evidence)
+            .then(|| "it has promised to the leader to wait".to_owned())
+    }
+
+    /// Why another one should take it, or nobody can.
+    fn not_fit(
+        &self,
+        lease: &SeenLease,
+        record: &Record,
+        mine: &MemberData,
+        evidence: ClaimEvidence,
+    ) -> Option<String> {
+        if let Some(name) = self.better_placed(record, lease, mine, evidence) {
+            return Some(format!("{name} goes first"));
         }
-        let term = Term(lease.term.0.saturating_add(1));
-        self.swap_as(lease, SwapKind::Claim(evidence), term, record.clone());
-        Some((Phase::Following, Why::Claiming { evidence }))
+        let proof = if is_early(evidence) {
+            self.would_prove_now(record, mine)
+        } else {
+            self.would_prove(record, mine).map(|_| ())
+        };
+        if let Err(no) = proof
+            && !(no != NoProof::CandidateDiverged && record.rest.is_some())
+        {
+            return Some(no.to_string());
+        }
+        self.too_far_behind(lease, record).map(|no| no.to_string())
     }
 
     /// Asynchronous durability: foresees what `lag::judge` will say once this member has pledged.
@@ -195,8 +234,17 @@ impl Mind<'_> {
 
     /// Another member that should try first, while the Lease is not open for much longer than needed: the recorded
     /// primary if it is there, else the one that holds more, else the lower name.
-    fn better_placed(&self, record: &Record, lease: &SeenLease, mine: &MemberData) -> Option<MemberName> {
-        let open_for = if lease.holder.is_none() && record.released == Some(lease.term) {
+    fn better_placed(
+        &self,
+        record: &Record,
+        lease: &SeenLease,
+        mine: &MemberData,
+        evidence: ClaimEvidence,
+    ) -> Option<MemberName> {
+        let early = is_early(evidence);
+        let open_for = if early {
+            self.open_early_for(evidence)
+        } else if lease.holder.is_none() && record.released == Some(lease.term) {
             lease.unchanged_for.since(SUCCESSOR_FIRST)
         } else {
             lease.unchanged_for.since(lease.duration.plus(EXPIRY_MARGIN))
@@ -216,7 +264,8 @@ impl Mind<'_> {
             .find(|p| {
                 let data = p.data();
                 if data.is_some() && data == primary {
-                    return open_for < PEER_FRESH;
+                    // Its last answer may be younger than its death.
+                    return !early && open_for < PEER_FRESH;
                 }
                 let known = data.is_some_and(|d| record.members.iter().any(|m| m.data() == d));
                 let ahead = held(p) > own || (held(p) == own && p.member < mine.member);
@@ -224,4 +273,15 @@ impl Mind<'_> {
             })
             .map(|p| p.member.clone())
     }
+}
+
+/// On evidence, before it ran out.
+fn is_early(evidence: ClaimEvidence) -> bool {
+    matches!(evidence, ClaimEvidence::Dead | ClaimEvidence::Silent)
+}
+
+/// The member that holds the Lease, for people.
+fn holder_name(lease: &SeenLease) -> &str {
+    let holder = lease.holder.as_deref().unwrap_or_default();
+    holder.split('_').next().unwrap_or(holder)
 }

@@ -198,6 +198,8 @@ impl Mind<'_> {
         if matches!(look, Some(ServerView::Standby { streaming: true, .. })) {
             self.state.rejoin.starts = 0;
             self.state.rejoin.given_up = false;
+            // A primary streams: what an earlier try did not find says nothing about the next one.
+            self.state.claim_not_before = Millis(0);
         }
         if for_ms == 0 || !self.is_up(primary) {
             self.state.should_stream_since = None;

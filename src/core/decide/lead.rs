@@ -9,6 +9,8 @@ use crate::core::types::{MemberName, Millis, Term};
 use crate::core::why::{StepDown, Why};
 use crate::guard::protocol::{Server, Status};
 
+/// Between two looks at a server that leads.
+const LOOK_EVERY: Millis = Millis(500);
 /// How long a server may recover or be promoted while another member could lead.
 const READY_WITHIN: Millis = Millis(10_000);
 /// A server that serves and lets nobody look is taken for verified after this time.
@@ -47,7 +49,11 @@ impl Mind<'_> {
         if self.state.stepping_down.is_some() {
             return self.step_down(lease, record, guard);
         }
+        // A server that hangs is given up within the health timeout and this.
+        self.probe_every = LOOK_EVERY;
         let chosen = self.run_primary(lease, record, guard);
+        self.heartbeat = Some(lease.term);
+        self.extend_by_promises(lease, record);
         self.renew_when_due(lease, self.renewed(record));
         self.wake_in(Millis(200));
         chosen

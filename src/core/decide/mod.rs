@@ -1,7 +1,7 @@
 //! `decide`: from what is remembered and what is seen to what is done, and why. Pure.
 //!
-//! One file per situation: `lead` (holds the Lease as recorded primary), `sets` (its sync sets), `step_down`, `restart` (its server starts in place), `take`
-//! (holds the Lease of a new term), `claim` (may take it), `follow` (somebody else leads), `begin` (never initialised), `in_place` (never
+//! One file per situation: `lead` (holds the Lease as recorded primary), `promise` (stays it while the API server is away), `sets` (its sync sets), `step_down`, `restart` (its server starts in place), `take`
+//! (holds the Lease of a new term), `claim` (may take it), `early` (before it ran out), `follow` (somebody else leads), `begin` (never initialised), `in_place` (never
 //! initialised, and the data here was made without pgbaton), `heard` (what stands against that), `join` (such data in a cluster that has a
 //! primary), `adopt` (a person's word), `damage` (the record is lost).
 
@@ -9,6 +9,7 @@ mod adopt;
 mod begin;
 mod claim;
 mod damage;
+mod early;
 mod follow;
 mod heard;
 mod in_place;
@@ -16,6 +17,7 @@ mod join;
 mod lead;
 mod orders;
 mod outcomes;
+mod promise;
 mod restart;
 mod sets;
 mod step_down;
@@ -31,7 +33,7 @@ use super::observe::{GuardView, LeaseView, Observation, RecordView, SeenLease, S
 use super::phase::{self, Phase};
 use super::record::Record;
 use super::state::State;
-use super::types::{Lsn, MemberData, MemberName, Millis, Term};
+use super::types::{DataId, Lsn, MemberData, MemberName, Millis, Term};
 use super::why::Why;
 use crate::guard::protocol::{DataState, Status};
 
@@ -55,6 +57,10 @@ pub struct Decision {
     pub ask_peers_every: Millis,
     /// How often to test the server.
     pub probe_every: Millis,
+    /// The term whose permit may last by promises: heartbeats are sent with it.
+    pub heartbeat: Option<Term>,
+    /// The term whose leader may be promised to claim nothing, and the data here.
+    pub may_promise: Option<(Term, DataId)>,
     /// The change of phase is in the table of `core::phase`; false is a fault of pgbaton, reported and never fatal.
     pub listed: bool,
 }
@@ -68,6 +74,7 @@ pub fn decide(settings: &Settings, state: &State, seen: &Observation) -> Decisio
     let listed = phase::allowed(state.phase, next);
     mind.permit();
     mind.state.phase = next;
+    let may_promise = mind.may_promise(next);
     Decision {
         phase: next,
         why,
@@ -75,6 +82,8 @@ pub fn decide(settings: &Settings, state: &State, seen: &Observation) -> Decisio
         wake_at: mind.wake_at,
         ask_peers_every: mind.ask_peers_every,
         probe_every: mind.probe_every,
+        heartbeat: mind.heartbeat,
+        may_promise,
         listed,
         state: mind.state,
     }
@@ -89,6 +98,7 @@ struct Mind<'a> {
     wake_at: Millis,
     ask_peers_every: Millis,
     probe_every: Millis,
+    heartbeat: Option<Term>,
     swap_free: bool,
     guard_free: bool,
     sql_free: bool,
@@ -108,6 +118,7 @@ impl<'a> Mind<'a> {
             wake_at: seen.now.plus(Millis(500)),
             ask_peers_every: Millis(500),
             probe_every: Millis(1_000),
+            heartbeat: None,
             swap_free: !seen.lanes.swap,
             guard_free: !seen.lanes.guard,
             sql_free: !seen.lanes.sql,

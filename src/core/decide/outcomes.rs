@@ -60,6 +60,7 @@ impl Mind<'_> {
                 self.state.basis = Some(PermitBasis {
                     term: lease.term,
                     sent_boot,
+                    promised: false,
                 });
             }
         }

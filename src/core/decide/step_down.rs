@@ -1,6 +1,6 @@
 //! Stepping down on purpose: intention, checkpoint, fence, release (DESIGN.md section 5, handover).
 
-use super::{Chosen, Mind};
+use super::{Chosen, Mind, PEER_FRESH};
 use crate::core::action::{GuardOrder, SqlJob, SwapKind};
 use crate::core::observe::{GuardView, PeerReport, SeenLease, ServerView};
 use crate::core::phase::Phase;
@@ -159,13 +159,25 @@ impl Mind<'_> {
         record: &Record,
         candidate: &MemberData,
     ) -> Result<proof::Proof, proof::NoProof> {
+        let fresh = Millis(self.now().0.saturating_sub(PEER_FRESH.0));
+        self.would_prove_of(record, candidate, fresh)
+    }
+
+    /// As above, of those asked at `since` or later.
+    pub(super) fn would_prove_of(
+        &self,
+        record: &Record,
+        candidate: &MemberData,
+        since: Millis,
+    ) -> Result<proof::Proof, proof::NoProof> {
         let timeline = record.timeline.unwrap_or(crate::core::types::Timeline(1));
         let some = Some(Position {
             timeline,
             last_record: Lsn(0),
         });
-        let others = self
-            .fresh_peers()
+        let asked = self.seen.peers.values().filter(|p| p.asked_at >= since);
+        let others = asked
+            .map(|p| &p.value)
             .filter(|p| p.guard.as_ref().is_some_and(|g| g.data == DataState::Complete));
         let mut pledges: Pledges = others.filter_map(PeerReport::data).map(|d| (d, some)).collect();
         if *self.settings.me.as_str() == *candidate.member.as_str() {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::follow::standby_names;
 use super::{Chosen, Mind};
-use crate::core::action::{GuardOrder, SwapKind};
+use crate::core::action::{ClaimEvidence, GuardOrder, SwapKind};
 use crate::core::history;
 use crate::core::lag;
 use crate::core::observe::{PeerReport, SeenLease};
@@ -35,7 +35,7 @@ impl Mind<'_> {
                 let now = self.now();
                 self.state.taking = Some((lease.term, now));
                 self.state.promotions_failed = 0;
-                self.state.marks = vec![("claim".to_owned(), now)];
+                self.state.marks = self.first_marks(lease.term);
                 now
             }
         };
@@ -61,6 +61,11 @@ impl Mind<'_> {
             Ok(proof) if waited < WAIT_FOR_OTHERS && self.others_are_coming(record, &mine, &pledges) => {
                 (Phase::Taking, Why::Installing { proof })
             }
+            Ok(_) if self.waits_for_promise(record, lease.term, guard) => {
+                let for_ms = self.bound_for().0;
+                let missing = Some(NoProof::PromiseLives { for_ms });
+                (Phase::Taking, Why::CollectingPledges { missing })
+            }
             Ok(_) if waited >= READY_WITHIN => self.give_up(lease, record, &pledges),
             Ok(proof) => self.install(lease, record, guard, &proof),
             Err(NoProof::Behind { ahead }) => self.give_to(lease, record, &ahead.member),
@@ -72,6 +77,16 @@ impl Mind<'_> {
                 },
             ),
         }
+    }
+
+    /// Where the takeover's phases begin: with the first sign that the holder was gone, or with the Lease.
+    fn first_marks(&self, term: Term) -> Vec<(String, Millis)> {
+        let early = matches!(self.state.claimed, Some((of, ClaimEvidence::Dead | ClaimEvidence::Silent)) if of == term);
+        let sign = self.state.holder_gone.as_ref().filter(|_| early);
+        let sign = sign.map(|(_, since)| ("evidence".to_owned(), *since));
+        sign.into_iter()
+            .chain([("claim".to_owned(), self.now())])
+            .collect()
     }
 
     fn judged(
@@ -101,7 +116,7 @@ impl Mind<'_> {
     }
 
     /// Every pledge to `term` known here: this member's and those that the others' sidecars answered with.
-    fn pledges(&self, term: Term, guard: &Status) -> Pledges {
+    pub(super) fn pledges(&self, term: Term, guard: &Status) -> Pledges {
         let mut pledges = Pledges::new();
         let mut note = |data: Option<MemberData>, pledge: Option<&Pledge>| {
             if let (Some(data), Some(pledge)) = (data, pledge.filter(|p| p.term == term)) {
@@ -225,7 +240,12 @@ impl Mind<'_> {
         let timeline = history::next_timeline(record, own.timeline);
         let began = match &record.step {
             Some(Step::Handover { why, .. }) => why.clone(),
-            _ => "the Lease of the old primary ran out".to_owned(),
+            _ => match self.state.claimed {
+                Some((term, ClaimEvidence::Dead)) if term == lease.term => "the leader was dead",
+                Some((term, ClaimEvidence::Silent)) if term == lease.term => "the leader was silent",
+                _ => "the Lease of the old primary ran out",
+            }
+            .to_owned(),
         };
         next.term = lease.term;
         next.primary = self.my_data(guard).map(|d| Member {
