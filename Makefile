@@ -18,7 +18,7 @@ JSON ?=
 DEMO_FLAGS = --members $(MEMBERS) --durability $(DURABILITY) --repeat $(REPEAT) --clients $(CLIENTS) --subnet $(SUBNET) \
 	$(foreach fault,$(FAULT),--fault $(fault)) $(if $(KEEP),--keep) $(if $(JSON),--json)
 
-.PHONY: help setup build demo faults test outages lint deny clean image cluster cluster-down cluster-smoke chaos-all
+.PHONY: help setup build demo faults test outages bench lint deny clean image cluster cluster-down cluster-smoke chaos-all
 
 help: ## Show this list
 	@echo "Targets:"
@@ -26,7 +26,7 @@ help: ## Show this list
 	@echo "Settings of 'make demo', with their defaults:"
 	@echo "  FAULT=$(FAULT) (several: FAULT=\"pod-kill pod-delete\"; 'make faults' lists them)  KEEP=1 leaves it running for play"
 	@echo "  MEMBERS=$(MEMBERS) DURABILITY=$(DURABILITY) (or async) REPEAT=$(REPEAT) CLIENTS=$(CLIENTS) SUBNET=$(SUBNET) JSON=1"
-	@echo "Setting of 'make outages': OUTAGES=\"FAULT:RUNS[:async] ...\" instead of the whole list"
+	@echo "Setting of 'make outages' and 'make bench': OUTAGES=\"FAULT:RUNS[:DURABILITY[:MEMBERS]] ...\" instead of the whole list"
 
 setup: ## Install what is missing (PostgreSQL, a C linker), or say what to install
 	@scripts/setup.sh
@@ -46,6 +46,9 @@ test: setup ## Run all tests (some fifteen minutes: every fault on real clusters
 
 outages: build ## Measure outages again and again, for docs/evidence/outages.md (hours; goes on where it was)
 	@scripts/outages.sh $(RELEASE)/pgbaton-chaos $(OUTAGES)
+
+bench: build ## Measure outages beside the goals, for docs/evidence/bench.md (two hours; goes on where it was)
+	@scripts/outages.sh --bench $(RELEASE)/pgbaton-chaos $(OUTAGES)
 
 image: build ## Build pgbaton's image into target/pgbaton.tar (an OCI archive; deploy/README.md says how to load it)
 	@chaos/cluster/image-pgbaton.sh $(RELEASE)/pgbaton target/pgbaton.tar

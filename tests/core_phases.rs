@@ -70,6 +70,7 @@ fn number(why: &Why) -> usize {
         Why::AnotherMarkedFirst { .. } => 33,
         Why::Adoption(_) => 34,
         Why::LeaseBehind { .. } => 35,
+        Why::VolumeFull { .. } => 36,
     }
 }
 
@@ -181,6 +182,10 @@ fn reasons_to_look() -> Vec<Why> {
             term: Term(3),
             leader: member("postgres-2"),
             leads: Term(4),
+        },
+        Why::VolumeFull {
+            free: 4_096,
+            nobody_because: "postgres-2: its volume has only 8192 bytes left".into(),
         },
     ]
 }

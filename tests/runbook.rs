@@ -104,6 +104,10 @@ fn of_a_leader() -> Vec<Why> {
         Why::ServerStarting,
         Why::ServerUnhealthy { for_ms: 1_000 },
         Why::ServerFull,
+        Why::VolumeFull {
+            free: 1,
+            nobody_because: text(),
+        },
         Why::LoginFailed { text: text() },
         Why::RecoveryNotFlushed {
             position: Lsn(1),

@@ -14,6 +14,7 @@ use crate::local::faults::Fault;
 use crate::local::settings::Choice;
 use crate::local::{settings, watchdog};
 use crate::report::FaultReport;
+use crate::report::bench::{self, Ground};
 use crate::report::summary;
 
 /// Breaks a pgbaton cluster on purpose and says what its clients saw. For trying and testing, never for production.
@@ -38,6 +39,9 @@ enum Command {
         /// Write the table's head too
         #[arg(long)]
         head: bool,
+        /// With the goals of this ground, and the phases of the takeovers
+        #[arg(long, value_name = "GROUND")]
+        goals: Option<Ground>,
     },
     /// Ends what a killed rig left behind (started by the rig itself)
     #[command(hide = true)]
@@ -160,7 +164,7 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::Cluster(command) => cluster::cli::main(command),
-        Command::Table { head } => table(head),
+        Command::Table { head, goals } => table(head, goals),
         Command::Watchdog { directory } => {
             watchdog::watch(&directory);
             ExitCode::SUCCESS
@@ -168,7 +172,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn table(head: bool) -> ExitCode {
+fn table(head: bool, goals: Option<Ground>) -> ExitCode {
     let mut reports: Vec<FaultReport> = Vec::new();
     for (number, line) in std::io::stdin().lines().enumerate() {
         let read = line.map_err(|error| error.to_string());
@@ -180,10 +184,14 @@ fn table(head: bool) -> ExitCode {
             }
         }
     }
+    let (first, rows) = match goals {
+        Some(ground) => (bench::markdown_head(), bench::markdown_rows(&reports, ground)),
+        None => (summary::markdown_head(), summary::markdown_rows(&reports)),
+    };
     if head {
-        print!("{}", summary::markdown_head());
+        print!("{first}");
     }
-    print!("{}", summary::markdown_rows(&reports));
+    print!("{rows}");
     ExitCode::SUCCESS
 }
 

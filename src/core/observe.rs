@@ -280,6 +280,8 @@ pub struct HolderSight {
     pub holder: String,
     /// Both ports refuse every connection: when the first such knock began, and the last. None: the last knock said something else.
     pub refused: Option<(Millis, Millis)>,
+    /// The last knock was refused at the server's port, whatever its sidecar's did.
+    pub server_refused: bool,
     /// When the last knock began at which a postmaster answered.
     pub server_heard_at: Option<Millis>,
 }

@@ -66,11 +66,6 @@ pub enum NoProof {
         /// How old its last word on that was when it was written, milliseconds; none: it never gave one.
         age_ms: Option<u64>,
     },
-    /// Asynchronous durability: by this member's own promise the old leader may still take writes.
-    PromiseLives {
-        /// For so long, milliseconds.
-        for_ms: u64,
-    },
     /// There is proof, and this member's server did not get ready to be promoted.
     ServerNotReady,
 }

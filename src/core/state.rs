@@ -74,6 +74,8 @@ pub struct State {
     pub replies: BTreeMap<i32, (Option<i64>, Millis)>,
     /// Since when a standby of the set has been away.
     pub away_since: BTreeMap<MemberData, Millis>,
+    /// Since when the volume of the server that leads here is full.
+    pub full_since: Option<Millis>,
     /// When this member stepped down because its server died or failed.
     pub handovers: Vec<Millis>,
     /// The term in which the server here was seen to take a write as primary.
@@ -207,6 +209,7 @@ impl Default for State {
             sets_term: None,
             replies: BTreeMap::new(),
             away_since: BTreeMap::new(),
+            full_since: None,
             handovers: Vec::new(),
             verified: None,
             closing_since: None,

@@ -29,6 +29,11 @@ pub enum StepDown {
         /// For how long.
         for_ms: u64,
     },
+    /// The server's volume is full.
+    VolumeFull {
+        /// Bytes left.
+        free: u64,
+    },
     /// The guard does not answer.
     GuardLost,
 }
@@ -45,6 +50,7 @@ impl fmt::Display for StepDown {
             Self::ServerNotReady { for_ms } => {
                 write!(f, "the primary's server was not ready for {for_ms} ms")
             }
+            Self::VolumeFull { free } => write!(f, "the primary's volume is full ({free} bytes are left)"),
             Self::GuardLost => f.write_str("the primary's guard does not answer"),
         }
     }
@@ -140,6 +146,13 @@ pub enum Why {
     },
     /// Leads; its server serves, and all its connections are taken.
     ServerFull,
+    /// Leads; its volume is full, so writes fail, and nobody else could lead.
+    VolumeFull {
+        /// Bytes left.
+        free: u64,
+        /// Why nobody else.
+        nobody_because: String,
+    },
     /// Leads; its server serves, and lets pgbaton not log in.
     LoginFailed {
         /// What it said, and what to do.
@@ -334,6 +347,7 @@ impl Why {
             | Self::ServerUnhealthy { .. }
             | Self::ServerFull
             | Self::LoginFailed { .. }
+            | Self::VolumeFull { .. }
             | Self::Adoption(_)
             | Self::RecoveryNotFlushed { .. }
             | Self::RestartInPlace { .. }
@@ -373,6 +387,10 @@ impl Why {
             Self::ServerUnhealthy { for_ms } => write!(f, "leads; its server fails the health test for {for_ms} ms"),
             Self::ServerFull => f.write_str(
                 "leads; all connections of its server are taken, so pgbaton cannot look at it: raise max_connections, or let applications use a role that is no superuser",
+            ),
+            Self::VolumeFull { free, nobody_because } => write!(
+                f,
+                "leads; its volume is full ({free} bytes are left), so writes fail, and nobody takes over ({nobody_because}): make room, or enlarge the volume"
             ),
             Self::LoginFailed { text } => write!(f, "leads; its server lets pgbaton not log in: {text}"),
             Self::RecoveryNotFlushed { position, k } => write!(
@@ -422,10 +440,6 @@ impl fmt::Display for NoProof {
             Self::LagUnknown { age_ms: None } => {
                 f.write_str("the primary never wrote how far its WAL was: how much would be lost is not known")
             }
-            Self::PromiseLives { for_ms } => write!(
-                f,
-                "the old leader may take writes for up to {for_ms} ms more, by this member's own promise to wait"
-            ),
             Self::ServerNotReady => f.write_str("the server here did not get ready to be promoted"),
         }
     }

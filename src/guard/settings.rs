@@ -27,6 +27,7 @@ const OWNED: &[&str] = &[
     "promote_trigger_file",
     "hot_standby",
     "wal_log_hints",
+    "restart_after_crash",
     "data_directory",
 ];
 /// At least so many walsenders and slots: standbys, a clone (two) and a rewind at once.
@@ -183,6 +184,8 @@ impl Guard {
         set("hot_standby", "on");
         set("wal_log_hints", "on");
         set("wal_retrieve_retry_interval", "500ms");
+        // Crash recovery shows rows whose commit nobody was told of: who may start again after it, and who may see it, is pgbaton's to say.
+        set("restart_after_crash", "off");
         set("recovery_target_timeline", "latest");
         for target in ["", "_lsn", "_name", "_time", "_xid"] {
             set(&format!("recovery_target{target}"), "");

@@ -208,6 +208,7 @@ fn of_why(holder: &str, decision: &Decision) -> Option<Condition> {
         Why::RestartInPlace { .. } => ("RestartInPlace", "Restart", Millis(0)),
         // Somebody else takes over in most cases, and soon.
         Why::NotTakingOver { .. } => ("NotTakingOver", "Wait", LASTING),
+        Why::VolumeFull { .. } => ("VolumeFull", "Write", Millis(0)),
         Why::ServerUnhealthy { .. } => ("ServerUnhealthy", "Probe", Millis(1_000)),
         Why::GuardSilent { .. } => ("GuardSilent", "Ask", LASTING),
         Why::NotStreaming { .. } => ("NotStreaming", "Follow", LASTING),

@@ -120,7 +120,7 @@ pub(crate) fn status(number: u8, server: &Server) -> Status {
         "system_identifier": CLUSTER, "major_version": 15, "data_id": member(number).data_id,
         "highest_term": 3, "knows_term": true, "pledge": null, "permit": null, "server": server,
         "rest": null, "synchronous_standby_names": "", "following": null, "operation": null,
-        "last_operation": null, "stopping": false, "disk_free": 1, "disk_total": 2, "warning": "",
+        "last_operation": null, "stopping": false, "disk_free": 1_u64 << 40, "disk_total": 1_u64 << 41, "warning": "",
     }))
     .unwrap()
 }

@@ -98,6 +98,7 @@ async fn at_door(
         other => other.insert(HolderSight {
             holder: wanted.holder.clone(),
             refused: None,
+            server_refused: false,
             server_heard_at: None,
         }),
     };
@@ -109,6 +110,7 @@ async fn at_door(
             matches!(&opened, Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused);
         sight.refused = (closed && found == Reach::Refused)
             .then(|| (sight.refused.map_or(began, |(first, _)| first), began));
+        sight.server_refused = found == Reach::Refused;
         if found == Reach::Alive {
             sight.server_heard_at = Some(began);
         }

@@ -27,6 +27,8 @@ pub enum Fault {
     GuardAway(usize, u64),
     HangServer(usize, u64),
     FreezePod(usize, u64),
+    /// The volume is full.
+    FillVolume(usize, u64),
     /// The standby is connected and gets nothing.
     SlowStandby(usize, u64),
     CutPeers(usize, usize, u64),
@@ -85,6 +87,7 @@ impl World {
                 }
             }
             Fault::HangServer(m, millis) => self.machines[*m].hung_until = now + millis,
+            Fault::FillVolume(m, millis) => self.machines[*m].full_until = now + millis,
             Fault::FreezePod(m, millis) => self.machines[*m].frozen_until = now + millis,
             Fault::SlowStandby(m, millis) => self.machines[*m].slow_until = now + millis,
             Fault::CutPeers(a, b, millis) => {
@@ -212,6 +215,7 @@ impl World {
         for machine in &mut self.machines {
             machine.hung_until = 0;
             machine.slow_until = 0;
+            machine.full_until = 0;
             machine.frozen_until = machine.frozen_until.min(now);
         }
         let late: Vec<usize> = (0..self.plan.members).collect();

@@ -30,6 +30,7 @@ fn one_fault(members: usize) -> impl Strategy<Value = Fault> {
         2 => (m.clone(), long.clone()).prop_map(|(m, t)| Fault::GuardAway(m, t)),
         2 => (m.clone(), long.clone()).prop_map(|(m, t)| Fault::HangServer(m, t)),
         3 => (m.clone(), long.clone()).prop_map(|(m, t)| Fault::FreezePod(m, t)),
+        1 => (m.clone(), long.clone()).prop_map(|(m, t)| Fault::FillVolume(m, t)),
         3 => (m.clone(), long.clone()).prop_map(|(m, t)| Fault::SlowStandby(m, t)),
         3 => (m.clone(), 1..members, long.clone()).prop_map(move |(a, d, t)| Fault::CutPeers(a, (a + d) % members, t)),
         3 => (m.clone(), long.clone()).prop_map(|(m, t)| Fault::CutApi(m, t)),

@@ -111,6 +111,7 @@ impl World {
         self.sidecars[member].holder = Some(HolderSight {
             holder,
             refused: refuses.then_some((first, live)),
+            server_refused: answers && machine.is_down(),
             server_heard_at: if heard {
                 Some(live)
             } else {

@@ -94,6 +94,8 @@ pub struct Machine {
     pub up: bool,
     pub boot: u64,
     pub frozen_until: u64,
+    /// Nothing can be written any more.
+    pub full_until: u64,
     /// The pod is gone with its address: nobody there even refuses.
     pub gone: bool,
     /// The server accepts nothing and answers nothing.
@@ -152,6 +154,7 @@ impl Machine {
             boot: 1,
             frozen_until: 0,
             gone: false,
+            full_until: 0,
             hung_until: 0,
             data: None,
             incomplete: false,
@@ -329,7 +332,7 @@ impl Machine {
             }),
             last_operation: self.last_operation.clone(),
             stopping: self.stopping,
-            disk_free: 1 << 40,
+            disk_free: if now < self.full_until { 4_096 } else { 1 << 40 },
             disk_total: 1 << 41,
             warning: String::new(),
         }

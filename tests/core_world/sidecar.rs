@@ -39,6 +39,8 @@ pub enum Lane {
 pub struct Sidecar {
     pub settings: Settings,
     pub up: bool,
+    /// Its process stands still, its pod's other ones do not.
+    pub stuck_until: u64,
     /// Rises with each start of the process.
     pub life: u64,
     pub pod: u64,
@@ -71,6 +73,7 @@ impl Sidecar {
         let mut fresh = Self {
             settings,
             up: true,
+            stuck_until: 0,
             life: 0,
             pod: 1,
             live: 0,

@@ -3,8 +3,8 @@
 use pgbaton::core::record::Availability;
 
 use crate::faults::Fault::{
-    ApiDown, CutApi, CutPeers, DeletePod, FreezePod, GuardAway, HangServer, KillPod, KillServer, KillSidecar,
-    LosePodAndData, Lossy, RestartGuard, SlowStandby,
+    ApiDown, CutApi, CutPeers, DeletePod, FillVolume, FreezePod, GuardAway, HangServer, KillPod, KillServer,
+    KillSidecar, LosePodAndData, Lossy, RestartGuard, SlowStandby,
 };
 use crate::world::{Plan, STEP, World};
 
@@ -350,6 +350,27 @@ fn the_server_hangs_and_another_leads() {
     another_leads(&mut world, 0, 10_000);
     world.heal();
     world.until_whole(SOON);
+}
+
+#[test]
+fn a_leader_with_a_full_volume_hands_over_to_one_with_room() {
+    let mut world = running();
+    world.fault(&FillVolume(0, 30_000));
+    world.fault(&FillVolume(1, 30_000));
+    assert_eq!(another_leads(&mut world, 0, 5_000), 2, "{}", world.tell());
+    world.until_whole(SOON);
+    // Nobody has room: it stays, and says so.
+    for member in 0..3 {
+        world.fault(&FillVolume(member, 30_000));
+    }
+    world.run(6_000);
+    assert_eq!(world.primary(), Some(2), "{}", world.tell());
+    let why = world.sidecars[2].last.as_ref().map(|d| d.why.to_string());
+    assert!(
+        why.is_some_and(|w| w.contains("volume is full")),
+        "{}",
+        world.tell()
+    );
 }
 
 #[test]

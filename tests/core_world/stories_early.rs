@@ -131,6 +131,16 @@ fn a_sidecar_that_is_away_is_no_death_of_its_server() {
 }
 
 #[test]
+fn a_server_whose_sidecar_stands_still_is_succeeded_when_its_permit_has_ended_it() {
+    let mut world = running();
+    world.sidecars[0].stuck_until = world.now + 30_000;
+    nobody_claims(&mut world, 3_500);
+    another_leads(&mut world, 0, 1_400);
+    world.sidecars[0].stuck_until = 0;
+    world.until_whole(SOON);
+}
+
+#[test]
 fn a_leader_that_still_renews_is_not_silent() {
     let mut world = running();
     for standby in [1, 2] {

@@ -1,6 +1,8 @@
 //! Stories of a leader that cannot reach the API server: it stays by the promises of the others, or loses its permit.
 
+use pgbaton::core::observe::Promised;
 use pgbaton::core::record::Durability;
+use pgbaton::core::types::{DataId, Millis, Term};
 
 use crate::faults::Fault::{ApiDown, CutApi, CutPeers, FreezePod, KillPod, KillServer, KillSidecar};
 use crate::stories::running;
@@ -60,6 +62,26 @@ fn k_of_the_set_are_enough_and_none_are_not() {
     world.fault(&CutPeers(0, 1, LONG));
     stays(&mut world, 10_000);
     world.fault(&CutPeers(0, 2, LONG));
+    world.run(5_000);
+    assert_eq!(world.primary(), None, "{}", world.tell());
+    // What has ended is not extended: only a swap lets a server run read-write again (invariant 8).
+    world.cuts.clear();
+    world.run(10_000);
+    assert_eq!(world.primary(), None, "{}", world.tell());
+    world.heal();
+    world.until_whole(SOON);
+}
+
+#[test]
+fn two_of_a_set_are_two_promises() {
+    let mut world = World::running(Plan {
+        sync_standbys: 2,
+        ..Plan::default()
+    });
+    world.run(1_000);
+    world.fault(&ApiDown(LONG));
+    stays(&mut world, 6_000);
+    world.fault(&CutPeers(0, 1, LONG));
     world.run(5_000);
     assert_eq!(world.primary(), None, "{}", world.tell());
     world.heal();
@@ -139,5 +161,43 @@ fn the_leader_dies_while_the_api_server_is_away() {
         world.fault(&fault);
         world.run(8_000);
         world.until_whole(120_000);
+    }
+}
+
+#[test]
+fn a_promise_that_is_not_quite_right_extends_nothing() {
+    type Spoil = fn(&mut Promised);
+    let spoilt: [(&str, Spoil); 4] = [
+        ("another term", |p| p.term = Term(p.term.0 - 1)),
+        ("another life of the data", |p| {
+            p.data_id = DataId::from_random([9; 8]);
+        }),
+        ("a shorter promise than the permit", |p| p.for_ms = Millis(3_999)),
+        ("an old one", |p| p.asked_boot = Millis(0)),
+    ];
+    let good: Spoil = |_| {};
+    for (what, spoil) in std::iter::once(("a good one", good)).chain(spoilt) {
+        let mut world = running();
+        world.fault(&ApiDown(LONG));
+        for other in [1, 2] {
+            world.fault(&CutPeers(0, other, LONG));
+        }
+        let until = world.now + 6_000;
+        while world.now < until {
+            let record = world.api.record().unwrap();
+            let member = record.current_set().standbys.into_iter().next().unwrap();
+            let mut promised = Promised {
+                term: record.term,
+                data_id: member.data_id,
+                for_ms: Millis(4_000),
+                asked_boot: Millis(world.now),
+                asked_at: Millis(world.sidecars[0].live),
+            };
+            spoil(&mut promised);
+            world.sidecars[0].promises.insert(member.member, promised);
+            world.step();
+        }
+        let stays = what == "a good one";
+        assert_eq!(world.primary().is_some(), stays, "{what}:\n{}", world.tell());
     }
 }

@@ -126,7 +126,8 @@ impl World {
             if !self.machines[member].writes(self.now) || self.now < self.machines[member].hung_until {
                 continue;
             }
-            if self.rng.percent(60) {
+            let full = self.now < self.machines[member].full_until;
+            if self.rng.percent(60) && !full {
                 let id = self.id();
                 let machine = &mut self.machines[member];
                 if let Some(data) = &mut machine.data {

@@ -171,13 +171,19 @@ impl World {
     }
 
     pub fn awake(&self, member: usize) -> bool {
-        self.sidecars[member].up && self.now >= self.machines[member].frozen_until
+        let stands_still = self.machines[member]
+            .frozen_until
+            .max(self.sidecars[member].stuck_until);
+        self.sidecars[member].up && self.now >= stands_still
     }
 
     pub fn step(&mut self) {
         self.now += STEP;
         for member in 0..self.plan.members {
-            if self.now >= self.machines[member].frozen_until {
+            let stands_still = self.machines[member]
+                .frozen_until
+                .max(self.sidecars[member].stuck_until);
+            if self.now >= stands_still {
                 self.sidecars[member].live += STEP;
             }
             self.tick(member);

@@ -146,6 +146,25 @@ fn a_crashed_primary_is_told_at_once_and_started_again() {
     rig.sql("insert into t values (1)");
 }
 
+/// What the kernel does to a backend when memory is short. PostgreSQL would start again by itself, and show what its crash recovery brought
+/// to light before a standby has it.
+#[test]
+fn a_killed_backend_ends_the_server_for_good() {
+    let mut rig = Rig::primary();
+    let is_writer = |pid: &i32| {
+        let title = fs::read_to_string(format!("/proc/{pid}/cmdline"));
+        title.is_ok_and(|t| t.contains("walwriter"))
+    };
+    let postmaster = rig.postmaster();
+    let pid = rig.server_processes().into_iter().find(is_writer).unwrap();
+    Rig::signal(pid, Signal::SIGKILL);
+    let status = rig.await_status("the crash", |s| down(&s.server).is_some());
+    assert_eq!(down(&status.server), Some(DownReason::Crashed));
+    assert!(rig.server_processes().is_empty());
+    rig.start_primary(1, "");
+    assert_ne!(rig.postmaster(), postmaster);
+}
+
 #[test]
 fn a_restart_by_hand_under_a_permit_is_taken_over() {
     let mut rig = Rig::primary();

@@ -1,5 +1,6 @@
 //! The result of one fault, as JSON and for people.
 
+pub mod bench;
 pub mod summary;
 
 use serde::{Deserialize, Serialize};

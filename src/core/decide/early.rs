@@ -83,7 +83,10 @@ impl Mind<'_> {
     fn silent_since(&self, sight: Option<&HolderSight>, answered: Option<Millis>) -> Option<Millis> {
         // A process that has just started has not listened yet.
         let listening = self.state.started_at?;
-        let heard = sight.and_then(|s| s.server_heard_at);
+        // A server that was heard and refuses now is not heard any more.
+        let heard = sight
+            .filter(|s| !s.server_refused)
+            .and_then(|s| s.server_heard_at);
         Some(
             listening
                 .max(answered.unwrap_or_default())

@@ -52,6 +52,7 @@ impl Mind<'_> {
         // A server that hangs is given up within the health timeout and this.
         self.probe_every = LOOK_EVERY;
         let chosen = self.run_primary(lease, record, guard);
+        let chosen = (chosen.0, self.unless_full(record, guard, chosen.1));
         self.heartbeat = Some(lease.term);
         self.extend_by_promises(lease, record);
         self.renew_when_due(lease, self.renewed(record));
@@ -352,6 +353,8 @@ impl Mind<'_> {
             StepDown::ServerNotReady { for_ms: stuck.0 }
         } else if died {
             StepDown::ServerDied
+        } else if let Some(full) = self.gives_up_full_volume(record, guard) {
+            full
         } else if guard.server == Server::Primary
             && unhealthy.is_some_and(|u| u >= self.settings.health_timeout)
         {

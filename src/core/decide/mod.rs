@@ -1,6 +1,6 @@
 //! `decide`: from what is remembered and what is seen to what is done, and why. Pure.
 //!
-//! One file per situation: `lead` (holds the Lease as recorded primary), `promise` (stays it while the API server is away), `sets` (its sync sets), `step_down`, `restart` (its server starts in place), `take`
+//! One file per situation: `lead` (holds the Lease as recorded primary), `promise` (stays it while the API server is away), `sets` (its sync sets), `step_down`, `volume` (its volume is full), `restart` (its server starts in place), `take`
 //! (holds the Lease of a new term), `claim` (may take it), `early` (before it ran out), `follow` (somebody else leads), `begin` (never initialised), `in_place` (never
 //! initialised, and the data here was made without pgbaton), `heard` (what stands against that), `join` (such data in a cluster that has a
 //! primary), `adopt` (a person's word), `damage` (the record is lost).
@@ -22,6 +22,7 @@ mod restart;
 mod sets;
 mod step_down;
 mod take;
+mod volume;
 
 use std::collections::BTreeMap;
 

@@ -4,10 +4,9 @@ use super::claim::EXPIRY_MARGIN;
 use super::{Mind, Phase};
 use crate::core::action::{Action, ClaimEvidence, SwapKind};
 use crate::core::observe::{GuardView, LeaseView, Promised, RecordView, SeenLease};
-use crate::core::proof;
 use crate::core::record::{Durability, Member, Record, SyncSet};
 use crate::core::types::{DataId, MemberData, Millis, Term};
-use crate::guard::protocol::{Server, Status};
+use crate::guard::protocol::Server;
 
 impl Mind<'_> {
     /// What this member may promise to a heartbeat of which term, with which data: it follows that term's primary, and takes nothing.
@@ -96,26 +95,11 @@ impl Mind<'_> {
             .min()
     }
 
-    /// How long this member's own promises to a leader still bind it. A process that has just started may have made some.
-    pub(super) fn bound_for(&self) -> Millis {
-        let started = self
-            .state
-            .started_at
-            .unwrap_or(self.now())
-            .plus(self.settings.permit);
-        let until = self.seen.promised_until.unwrap_or_default().max(started);
-        until.plus(EXPIRY_MARGIN).since(self.now())
-    }
-
-    /// Asynchronous durability: whether the former leader's permit may live by this member's own promise. Time alone says so there.
-    pub(super) fn waits_for_promise(&self, record: &Record, term: Term, guard: &Status) -> bool {
-        record.durability == Durability::Async
-            && self.bound_for() > Millis(0)
-            && proof::rest_of_primary(record, term, &self.pledges(term, guard)).is_none()
-    }
-
-    /// A promise forbids what time alone would open. What is taken on evidence needs a proof by pledges, and is safe without.
+    /// Whether a promise of this member forbids a claim: what time alone would open. What is taken on evidence needs a proof by pledges,
+    /// and is safe without. In asynchronous durability nothing else keeps two servers apart: the leader's permit needs everybody's promise,
+    /// so it has ended when this member is not bound any more.
     pub(super) fn is_bound(&self, evidence: ClaimEvidence) -> bool {
-        evidence == ClaimEvidence::Expired && self.bound_for() > Millis(0)
+        let until = self.seen.promised_until.map(|until| until.plus(EXPIRY_MARGIN));
+        evidence == ClaimEvidence::Expired && until.is_some_and(|until| self.now() < until)
     }
 }

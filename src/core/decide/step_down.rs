@@ -1,5 +1,6 @@
 //! Stepping down on purpose: intention, checkpoint, fence, release (DESIGN.md section 5, handover).
 
+use super::volume::is_nearly_full;
 use super::{Chosen, Mind, PEER_FRESH};
 use crate::core::action::{GuardOrder, SqlJob, SwapKind};
 use crate::core::observe::{GuardView, PeerReport, SeenLease, ServerView};
@@ -354,6 +355,9 @@ fn fit_standby(peer: &PeerReport, data: &MemberData) -> Result<Lsn, String> {
     }
     if guard.operation.is_some() {
         return Err("its data is being rebuilt".to_owned());
+    }
+    if is_nearly_full(guard) {
+        return Err(format!("its volume has only {} bytes left", guard.disk_free));
     }
     match (&guard.server, &peer.server) {
         (Server::Standby, Some(ServerView::Standby { receive, replay, .. })) => {

@@ -61,11 +61,6 @@ impl Mind<'_> {
             Ok(proof) if waited < WAIT_FOR_OTHERS && self.others_are_coming(record, &mine, &pledges) => {
                 (Phase::Taking, Why::Installing { proof })
             }
-            Ok(_) if self.waits_for_promise(record, lease.term, guard) => {
-                let for_ms = self.bound_for().0;
-                let missing = Some(NoProof::PromiseLives { for_ms });
-                (Phase::Taking, Why::CollectingPledges { missing })
-            }
             Ok(_) if waited >= READY_WITHIN => self.give_up(lease, record, &pledges),
             Ok(proof) => self.install(lease, record, guard, &proof),
             Err(NoProof::Behind { ahead }) => self.give_to(lease, record, &ahead.member),
@@ -116,7 +111,7 @@ impl Mind<'_> {
     }
 
     /// Every pledge to `term` known here: this member's and those that the others' sidecars answered with.
-    pub(super) fn pledges(&self, term: Term, guard: &Status) -> Pledges {
+    fn pledges(&self, term: Term, guard: &Status) -> Pledges {
         let mut pledges = Pledges::new();
         let mut note = |data: Option<MemberData>, pledge: Option<&Pledge>| {
             if let (Some(data), Some(pledge)) = (data, pledge.filter(|p| p.term == term)) {
