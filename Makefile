@@ -18,7 +18,7 @@ JSON ?=
 DEMO_FLAGS = --members $(MEMBERS) --durability $(DURABILITY) --repeat $(REPEAT) --clients $(CLIENTS) --subnet $(SUBNET) \
 	$(foreach fault,$(FAULT),--fault $(fault)) $(if $(KEEP),--keep) $(if $(JSON),--json)
 
-.PHONY: help setup build demo faults test outages bench lint deny clean image cluster cluster-down cluster-smoke chaos-all
+.PHONY: help setup build demo faults test outages bench planted lint deny clean image cluster cluster-down cluster-smoke chaos-all bench-cluster
 
 help: ## Show this list
 	@echo "Targets:"
@@ -50,6 +50,9 @@ outages: build ## Measure outages again and again, for docs/evidence/outages.md 
 bench: build ## Measure outages beside the goals, for docs/evidence/bench.md (two hours; goes on where it was)
 	@scripts/outages.sh --bench $(RELEASE)/pgbaton-chaos $(OUTAGES)
 
+planted: setup ## Plant bugs in a copy and see which tests find them, for docs/evidence/planted.md (goes on where it was)
+	@scripts/planted.sh
+
 image: build ## Build pgbaton's image into target/pgbaton.tar (an OCI archive; deploy/README.md says how to load it)
 	@chaos/cluster/image-pgbaton.sh $(RELEASE)/pgbaton target/pgbaton.tar
 
@@ -64,6 +67,9 @@ cluster-smoke: build ## Check deploy/, adoption and scenarios on a real Kubernet
 
 chaos-all: build ## Run all scenarios on a real Kubernetes, for docs/evidence/chaos.md (goes on where it was)
 	@chaos/cluster/all.sh $(RELEASE)
+
+bench-cluster: build ## Measure outages on a real Kubernetes beside the goals, for docs/evidence/bench-cluster.md (goes on where it was)
+	@chaos/cluster/all.sh --bench $(RELEASE)
 
 lint: ## Check format, lints and dependencies
 	$(CARGO) fmt --all --check

@@ -1,16 +1,26 @@
 #!/usr/bin/env bash
 # Runs the tests that smoke.sh leaves out (test-overlays, test-bad_input, test-rollout) and every scenario on the machine's own cluster, and appends a row
 # for each to docs/evidence/chaos.md, with date and commit: scenarios whose outages are compared ten times, the others once. What has a row
-# of this commit is not run again: remove the row to repeat it. With arguments (NAME:RUNS): these only.
-# usage: all.sh RELEASE_DIRECTORY [SCENARIO:RUNS...]
+# of this commit is not run again: remove the row to repeat it. With arguments (NAME:RUNS): these only. With --bench: the scenarios that the design
+# has a goal for, ten times each, beside the goals and with the phases, into docs/evidence/bench-cluster.md.
+# usage: all.sh [--bench] RELEASE_DIRECTORY [SCENARIO:RUNS...]
 set -Eeuo pipefail
 . "$(dirname "$0")/lib.sh"
+bench=
+if [ "${1:-}" = --bench ]; then
+	bench=1
+	shift
+fi
 release=$(realpath "${1:?usage: all.sh RELEASE_DIRECTORY [SCENARIO:RUNS...]}")
 shift
 cd "$here/../.."
 [ -z "$(git status --porcelain -- . ':!docs/evidence' ':!docs/chaos.md')" ] || die "there are uncommitted changes: a result must belong to a commit"
 commit=$(git rev-parse --short HEAD)
-file=docs/evidence/chaos.md
+file=docs/evidence/chaos.md title="# Scenarios on a real Kubernetes" by="make chaos-all" table=(table)
+if [ -n "$bench" ]; then
+	file=docs/evidence/bench-cluster.md title="# Outages beside the goals, on a real Kubernetes" by="make bench-cluster" table=(table --goals cluster)
+	[ $# != 0 ] || set -- switchover:10 pod-delete:10 drain:10 postmaster-kill:10 pod-kill:10 pod-freeze:10 node-cut:10 sidecar-kill:10 api-stop:10
+fi
 ten="switchover pod-delete sts-delete container-kill sidecar-kill node-cut"
 full=
 if [ $# = 0 ]; then
@@ -21,12 +31,12 @@ fi
 is_up || "$here/cluster.sh" "$release/pgbaton"
 mkdir -p "$(dirname "$file")"
 [ -f "$file" ] || {
-	echo "# Scenarios on a real Kubernetes"
+	echo "$title"
 	echo
-	echo "Written by chaos/cluster/all.sh (make chaos-all): one row for each scenario and commit; three nodes on one machine. Times of clients"
+	echo "Written by chaos/cluster/all.sh ($by): one row for each scenario and commit; three nodes on one machine. Times of clients"
 	echo "through the Service, eight writers."
 	echo
-	"$release/pgbaton-chaos" table --head </dev/null |
+	"$release/pgbaton-chaos" "${table[@]}" --head </dev/null |
 		awk 'NR == 1 { print "| date | commit " $0 } NR == 2 { print "| --- | --- " $0 }'
 } >"$file"
 # row_of_tests NAME LOG: how many there are and passed; the other columns are of scenarios.
@@ -49,7 +59,7 @@ for one in "$@"; do
 		;;
 	esac
 	"$here/chaos.sh" "$release/pgbaton-chaos" --json --repeat "$runs" --scenario "$name" >"$lines" || failed=1
-	"$release/pgbaton-chaos" table <"$lines" | sed "s/^|/| $(date -u +%F) | $commit |/" >>"$file"
+	"$release/pgbaton-chaos" "${table[@]}" <"$lines" | sed "s/^|/| $(date -u +%F) | $commit |/" >>"$file"
 	rm -f "$lines"
 done
 say "recorded in $file"
