@@ -211,14 +211,7 @@ async fn hung_is_seen_by_a_fresh_look_only(server: &Server, prober: &mut Prober)
 
     // A backend that hangs: the kept look ends in time and the next one uses another connection.
     let client = server.client().await;
-    let row = client
-        .query_one(
-            "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgbaton'",
-            &[],
-        )
-        .await
-        .unwrap();
-    let stopped = crate::pg::Stopped::new(row.get(0));
+    let stopped = crate::pg::Stopped::new(only_look(&client).await);
     let hung = prober.probe_kept(SHORT, Health::Read).await;
     assert!(matches!(hung, Probe::Hung { .. }), "{hung:?}");
     assert!(matches!(
@@ -226,6 +219,19 @@ async fn hung_is_seen_by_a_fresh_look_only(server: &Server, prober: &mut Prober)
         Probe::Primary(_)
     ));
     drop(stopped);
+}
+
+/// The backend of the kept connection. One of a look that was given up while the server stood still may end a little later.
+async fn only_look(client: &tokio_postgres::Client) -> i32 {
+    let sql = "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgbaton'";
+    for _ in 0..200 {
+        let rows = client.query(sql, &[]).await.unwrap();
+        if let [row] = rows.as_slice() {
+            return row.get(0);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("no single connection of pgbaton's is left");
 }
 
 /// Without hot_standby a standby answers 57P03 for ever, as a server in crash recovery does for a while.
