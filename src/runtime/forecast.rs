@@ -5,6 +5,7 @@ use crate::core::decide::Decision;
 use crate::core::observe::{LeaseView, Observation, SeenLease};
 use crate::core::record::Record;
 use crate::core::report::{CouldFailOver, Report};
+use crate::core::why::Why;
 use crate::http::status::CouldFailOverView;
 
 /// What a takeover takes from the claim to the Service before one was seen here, in milliseconds: pledges, promotion, a
@@ -35,6 +36,10 @@ pub fn could_fail_over(
     }
     if lease.holder.as_ref() == Some(&settings.core.holder) {
         return own(judged(settings, decision, record, seen));
+    }
+    if let (Why::NotTakingOver { because }, Some(_)) = (&decision.why, &decision.state.holder_gone) {
+        // The leader is gone, and with it the worth of its last word.
+        return own(no(because.clone()));
     }
     repeated(settings, lease, report, contact_age_ms)
 }
@@ -174,6 +179,36 @@ mod tests {
             !told.answer.yes && told.answer.missing.contains("no leader"),
             "{told:?}"
         );
+    }
+
+    #[test]
+    fn the_last_word_of_a_leader_that_is_gone_is_not_repeated() {
+        let report = Report {
+            could_fail_over: judged(
+                &fixtures::settings(1),
+                &fixtures::decision(Phase::Leading, Why::Leading),
+                &fixtures::record(2),
+                &leader(fixtures::record(2)),
+            ),
+            ..Report::default()
+        };
+        let view = fixtures::seen(2, Server::Standby, fixtures::lease(fixtures::record(2)));
+        let because = "postgres-1 is dead; nobody could prove it".to_owned();
+        let why = Why::NotTakingOver { because };
+        let mut decision = fixtures::decision(Phase::Following, why);
+        decision.state.holder_gone = Some(("postgres-1_u1".to_owned(), Millis(1)));
+        let record = super::super::brain::record_of(&view.lease);
+        let text = report.render();
+        let told = could_fail_over(
+            &fixtures::settings(2),
+            &decision,
+            record,
+            &view,
+            Some(&text),
+            Some(10),
+        );
+        assert!(report.could_fail_over.yes && !told.answer.yes);
+        assert!(told.answer.missing.contains("is dead"), "{told:?}");
     }
 
     #[test]
