@@ -18,7 +18,7 @@ JSON ?=
 DEMO_FLAGS = --members $(MEMBERS) --durability $(DURABILITY) --repeat $(REPEAT) --clients $(CLIENTS) --subnet $(SUBNET) \
 	$(foreach fault,$(FAULT),--fault $(fault)) $(if $(KEEP),--keep) $(if $(JSON),--json)
 
-.PHONY: help setup build demo faults test outages bench planted lint deny clean image cluster cluster-down cluster-smoke chaos-all bench-cluster
+.PHONY: help setup build demo faults test outages bench soak planted lint deny clean image cluster cluster-down cluster-smoke chaos-all bench-cluster
 
 help: ## Show this list
 	@echo "Targets:"
@@ -49,6 +49,9 @@ outages: build ## Measure outages again and again, for docs/evidence/outages.md 
 
 bench: build ## Measure outages beside the goals, for docs/evidence/bench.md (two hours; goes on where it was)
 	@scripts/outages.sh --bench $(RELEASE)/pgbaton-chaos $(OUTAGES)
+
+soak: build ## Random faults, two at once in half of the runs, 200 times, for docs/evidence/soak.jsonl (two hours; goes on where it was)
+	@scripts/soak.sh $(RELEASE)/pgbaton-chaos
 
 planted: setup ## Plant bugs in a copy and see which tests find them, for docs/evidence/planted.md (goes on where it was)
 	@scripts/planted.sh

@@ -224,13 +224,21 @@ fn named_tests(page: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn the_tests_that_the_safety_page_names_exist() {
-    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/safety.md")).unwrap();
+fn the_tests_that_the_safety_pages_name_exist() {
     let files = all(&["src", "tests", "chaos"]);
-    let named = named_tests(&page);
-    assert!(named.len() > 60, "only {} names were read", named.len());
     let mut broken = Vec::new();
-    for (file, test) in named {
+    let pages = [("docs/safety.md", 60), ("docs/schedules.md", 30)];
+    let named = pages.iter().flat_map(|(page, least)| {
+        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
+        let named = named_tests(&text);
+        assert!(
+            named.len() > *least,
+            "only {} names were read in {page}",
+            named.len()
+        );
+        named.into_iter().map(move |(file, test)| (*page, file, test))
+    });
+    for (page, file, test) in named {
         let name = test.rsplit("::").next().unwrap_or_default();
         let there = files.iter().any(|(path, text)| {
             let is_it = *path == file || path.ends_with(&format!("/{file}"));
@@ -239,9 +247,7 @@ fn the_tests_that_the_safety_page_names_exist() {
             (is_it || beside) && text.contains(&format!("fn {name}("))
         });
         if !there {
-            broken.push(format!(
-                "docs/safety.md names {file}::{name}, which does not exist"
-            ));
+            broken.push(format!("{page} names {file}::{name}, which does not exist"));
         }
     }
     none(&broken);

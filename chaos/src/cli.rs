@@ -158,7 +158,7 @@ pub fn main() -> ExitCode {
     match arguments.command {
         Command::Demo(given) => demo(given.into()),
         Command::Faults => {
-            for fault in Fault::ALL {
+            for fault in Fault::ALL.into_iter().chain([Fault::Random]) {
                 println!("{fault:<26} {}", fault.description());
             }
             ExitCode::SUCCESS

@@ -1,5 +1,7 @@
 //! The archive directory. In the tutorial's set-up only the first primary makes it, so on a promoted standby archiving fails for
-//! ever and WAL fills the disk.
+//! ever and WAL fills the disk. And its command refuses a file that is there already: a server that was killed while it copied, or
+//! just after, or that was rewound, archives nothing more (PostgreSQL's documentation on archive_command asks for a command that
+//! succeeds when the same file is there).
 
 use std::time::Duration;
 
@@ -16,6 +18,11 @@ pub enum ArchiveKept {
     Created {
         /// Which.
         directory: String,
+    },
+    /// A copy of the segment was there from before a crash; the archiver goes on by itself.
+    Mended {
+        /// Which, and what was done.
+        how: String,
     },
     /// Archiving fails and pgbaton does not know what to do.
     Failing {
@@ -62,10 +69,14 @@ pub async fn keep_archive_directory(
     let look = format!("SELECT isdir FROM pg_stat_file({}, true)", literal(directory));
     let rows = session.run(&doing, &look, budget).await?;
     if rows.first().is_some_and(|row| flag(row, "isdir")) {
+        if is_segment(failed) && session.rows(&mending(directory, failed), budget).await.is_ok() {
+            let how = format!("{failed} was in {directory} from before a crash, or in part");
+            return Ok(ArchiveKept::Mended { how });
+        }
         return Ok(ArchiveKept::Failing {
             advice: format!(
                 "archiving of {failed} to {directory} fails though the directory exists: see the server's log \
-                 (disk full, rights, or the file is there already)"
+                 (disk full, rights, or another file of that name is there already)"
             ),
         });
     }
@@ -84,6 +95,44 @@ pub async fn keep_archive_directory(
                  make it, owned by PostgreSQL's user"
             ),
         }),
+    }
+}
+
+/// The order by which the server's own shell says to the archiver that files are archived whose copies are the same, and moves a copy of `name`
+/// aside that is shorter: one that was cut off. It fails when neither lets `name` go on.
+///
+/// Several can be there at once: pg_rewind brings the marks of what its source had not archived yet, and this member had.
+fn mending(directory: &str, name: &str) -> String {
+    let script = format!(
+        "a=pg_wal/archive_status; test -e $a/{name}.ready || exit 1; \
+         for s in $a/*.ready; do n=$(basename $s .ready); \
+         if cmp -s pg_wal/$n {directory}/$n; then mv $s $a/$n.done; fi; done; \
+         test -e $a/{name}.ready || exit 0; \
+         test $(wc -c <{directory}/{name}) -lt $(wc -c <pg_wal/{name}) && mv {directory}/{name} {directory}/{name}.incomplete"
+    );
+    // No rows are copied: the script reads nothing.
+    format!("COPY (SELECT 1 WHERE false) TO PROGRAM {}", literal(&script))
+}
+
+/// Whether this is the name of a file that PostgreSQL archives: hexadecimal digits, and what follows them.
+fn is_segment(name: &str) -> bool {
+    let (digits, rest) = name
+        .split_at_checked(24)
+        .unwrap_or_else(|| name.split_at(name.len().min(8)));
+    let hex = |text: &str| {
+        !text.is_empty()
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b))
+    };
+    let backup = |rest: &str| {
+        let offset = rest.strip_prefix('.').and_then(|r| r.strip_suffix(".backup"));
+        offset.is_some_and(|o| o.len() == 8 && hex(o))
+    };
+    match digits.len() {
+        24 => hex(digits) && (rest.is_empty() || rest == ".partial" || backup(rest)),
+        8 => hex(digits) && rest == ".history",
+        _ => false,
     }
 }
 
@@ -106,7 +155,31 @@ fn directory_of(command: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::directory_of;
+    use super::{directory_of, is_segment};
+
+    #[test]
+    fn names_of_wal_are_known_and_nothing_else() {
+        for name in [
+            "00000021000000000000004A",
+            "00000021000000000000004A.00000570.backup",
+            "000000220000000000000050.partial",
+            "00000023.history",
+        ] {
+            assert!(is_segment(name), "{name}");
+        }
+        for name in [
+            "",
+            "00000023",
+            "00000023.histor",
+            "0000002g.history",
+            "00000021000000000000004a",
+            "00000021000000000000004A.backup",
+            "00000021000000000000004A; id",
+            "00000021000000000000004A/../x",
+        ] {
+            assert!(!is_segment(name), "{name}");
+        }
+    }
 
     #[test]
     fn only_the_plain_copy_is_understood() {

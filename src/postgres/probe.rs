@@ -175,6 +175,9 @@ SELECT json_build_object(
  'full_page_writes', current_setting('full_page_writes')::bool,
  'rewindable', current_setting('wal_log_hints')::bool OR current_setting('data_checksums')::bool,
  'commit', current_setting('synchronous_commit'),
+ 'lowered', (SELECT coalesce(json_agg(coalesce('role ' || r.rolname, 'every role') || coalesce(' in database ' || d.datname, '')), '[]')
+   FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole LEFT JOIN pg_database d ON d.oid = s.setdatabase
+   WHERE EXISTS (SELECT FROM unnest(s.setconfig) c WHERE lower(c) ~ '^synchronous_commit=(off|false|no|0|local|remote_write)$')),
  'slot_limit', current_setting('max_slot_wal_keep_size'),
  'standby', CASE WHEN pg_is_in_recovery() THEN json_build_object(
    'timeline', (SELECT greatest(c.timeline_id, r.min_recovery_end_timeline)
@@ -231,6 +234,7 @@ struct Look {
     full_page_writes: bool,
     rewindable: bool,
     commit: String,
+    lowered: Vec<String>,
     slot_limit: String,
     standby: Option<LookStandby>,
     primary: Option<LookPrimary>,
@@ -274,8 +278,24 @@ impl Look {
                     .to_owned(),
             ),
             (
-                commit == "off" || commit == "local",
-                format!("synchronous_commit is {commit}: commits do not wait for standbys; set it to on"),
+                matches!(commit, "off" | "local" | "remote_write"),
+                format!("synchronous_commit is {commit}: commits do not wait until a standby has flushed them; set it to on"),
+            ),
+            (
+                !self.lowered.is_empty(),
+                format!(
+                    "synchronous_commit is lowered for {}: their commits do not wait until a standby has flushed them, and may be lost at a \
+                     takeover; ALTER ROLE or ALTER DATABASE ... RESET synchronous_commit",
+                    self.lowered.join(", ")
+                ),
+            ),
+            (
+                !self.doubles().is_empty(),
+                format!(
+                    "several connections replicate as {}: any of them may confirm a commit for that standby; end the one that is not the \
+                     standby's own (pg_stat_replication has their addresses)",
+                    self.doubles().join(", ")
+                ),
             ),
             (
                 self.slot_limit == "-1",
@@ -287,6 +307,23 @@ impl Look {
             .filter(|(applies, _)| *applies)
             .map(|(_, text)| text)
             .collect()
+    }
+
+    /// Names that commits wait for, and that more than one connection goes by.
+    fn doubles(&self) -> Vec<String> {
+        let rows = self.primary.iter().flat_map(|p| &p.replication);
+        let mut names: Vec<&str> = rows
+            .filter(|row| row.sync_priority > 0)
+            .map(|row| row.application_name.as_str())
+            .collect();
+        names.sort_unstable();
+        let mut twice: Vec<String> = names
+            .windows(2)
+            .filter(|pair| pair[0] == pair[1])
+            .map(|pair| pair[0].to_owned())
+            .collect();
+        twice.dedup();
+        twice
     }
 
     fn view(self, fresh: bool, written: Option<Written>) -> Probe {

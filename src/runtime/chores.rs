@@ -143,6 +143,10 @@ async fn keep_archive(session: &mut Session, archive: &Archive) -> Result<String
                 tracing::info!(directory, "made the archive directory, which was missing here");
                 String::new()
             }
+            leader::ArchiveKept::Mended { how } => {
+                tracing::warn!(how, "put the archive right: the archiver goes on");
+                String::new()
+            }
             leader::ArchiveKept::Failing { advice } => advice,
         },
     )

@@ -407,6 +407,7 @@ async fn slots_archive_and_source() {
             v.archive.last_archived_unix_ms.is_some() && !v.archive.failing()
         })
         .await;
+    // What failed before is archived now: there is nothing to mend in it.
     let again = keep_archive_directory(&mut session, &failing.archive, BUDGET)
         .await
         .unwrap();
@@ -414,4 +415,65 @@ async fn slots_archive_and_source() {
         matches!(&again, ArchiveKept::Failing { advice } if advice.contains("exists")),
         "{again:?}"
     );
+}
+
+/// A server that was killed while it copied, or after the copy and before it noted it, archives again.
+#[tokio::test]
+async fn a_copy_from_before_a_crash_does_not_stop_the_archive() {
+    let archive = tempfile::tempdir().unwrap();
+    let path = archive.path().to_str().unwrap().to_owned();
+    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(archive.path(), everybody).unwrap();
+    let server = Server::new(&format!(
+        "archive_mode = on\narchive_command = 'test ! -f {path}/%f && cp %p {path}/%f'"
+    ));
+    server.primary().await;
+    let mut session = server.session().await;
+    let wal = server.data().join("pg_wal");
+    for kind in ["whole", "in part", "another"] {
+        server.sql("SELECT pg_logical_emit_message(true, '', 'x')").await;
+        let client = server.client().await;
+        let row = client
+            .query_one("SELECT pg_walfile_name(pg_current_wal_insert_lsn())", &[])
+            .await
+            .unwrap();
+        let segment: String = row.get(0);
+        let copy = archive.path().join(&segment);
+        let mut bytes = std::fs::read(wal.join(&segment)).unwrap();
+        match kind {
+            // The copy that the archiver will want to make, when the segment is full.
+            "whole" => std::fs::write(&copy, b"").unwrap(),
+            "in part" => std::fs::write(&copy, &bytes[..4096]).unwrap(),
+            _ => {
+                bytes[100] ^= 1;
+                bytes.reverse();
+                std::fs::write(&copy, &bytes).unwrap();
+            }
+        }
+        server.sql("SELECT pg_switch_wal()").await;
+        let failing = server
+            .primary_when("archiving fails", |v| {
+                v.archive.failing() && v.archive.last_failed_wal.as_ref() == Some(&segment)
+            })
+            .await;
+        if kind == "whole" {
+            bytes = std::fs::read(wal.join(&segment)).unwrap();
+            std::fs::write(&copy, &bytes).unwrap();
+        }
+        let kept = keep_archive_directory(&mut session, &failing.archive, BUDGET)
+            .await
+            .unwrap();
+        if kind == "another" {
+            assert!(matches!(kept, ArchiveKept::Failing { .. }), "{kept:?}");
+            assert_eq!(std::fs::read(&copy).unwrap(), bytes, "nobody's file is touched");
+            continue;
+        }
+        assert!(matches!(kept, ArchiveKept::Mended { .. }), "{kind}: {kept:?}");
+        let done = wal.join(format!("archive_status/{segment}.done"));
+        server.primary_when("it goes on", |_| done.exists()).await;
+        assert_eq!(
+            std::fs::read(&copy).unwrap(),
+            std::fs::read(wal.join(&segment)).unwrap()
+        );
+    }
 }

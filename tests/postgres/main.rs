@@ -6,5 +6,6 @@ mod pg;
 
 mod classes;
 mod cost;
+mod durability;
 mod leader;
 mod unguarded;

@@ -6,6 +6,7 @@ mod data;
 mod freeze;
 mod hand;
 mod kill;
+mod random;
 
 use std::fmt;
 use std::str::FromStr;
@@ -73,10 +74,12 @@ pub enum Fault {
     LeaseDeleted,
     /// A standby is away until the primary has recycled the WAL it needs.
     WalGone,
+    /// Any of the others at any moment, now and then two that overlap.
+    Random,
 }
 
 impl Fault {
-    /// All of them, in the order of the documentation.
+    /// All of them but `Random`, in the order of the documentation.
     pub const ALL: [Self; 24] = [
         Self::Switchover,
         Self::PostmasterKill,
@@ -132,6 +135,7 @@ impl Fault {
             Self::RestartedByHand => "restarted-by-hand",
             Self::LeaseDeleted => "lease-deleted",
             Self::WalGone => "wal-gone",
+            Self::Random => "random",
         }
     }
 
@@ -167,6 +171,7 @@ impl Fault {
             Self::RestartedByHand => "'pg_ctl restart' in the primary",
             Self::LeaseDeleted => "The Lease is deleted and applied again as the manifest ships it",
             Self::WalGone => "A standby is away until the primary has recycled the WAL it needs",
+            Self::Random => "Any of the others at any moment, in half of the runs a second one on top",
         }
     }
 
@@ -209,6 +214,7 @@ impl Fault {
             Self::RestartedByHand => hand::restarted(rig).await,
             Self::LeaseDeleted => control::lease_deleted(rig).await,
             Self::WalGone => data::wal_gone(rig).await,
+            Self::Random => random::any(rig).await,
         }
     }
 }
@@ -223,8 +229,8 @@ impl FromStr for Fault {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|fault| fault.name() == text);
-        found.ok_or_else(|| {
+        let mut all = Self::ALL.into_iter().chain([Self::Random]);
+        all.find(|fault| fault.name() == text).ok_or_else(|| {
             let names: Vec<&str> = Self::ALL.iter().map(|fault| fault.name()).collect();
             format!("there is no fault '{text}'; there are: {}", names.join(", "))
         })
