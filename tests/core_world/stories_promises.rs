@@ -201,3 +201,40 @@ fn a_promise_that_is_not_quite_right_extends_nothing() {
         assert_eq!(world.primary().is_some(), stays, "{what}:\n{}", world.tell());
     }
 }
+
+/// The sidecar stood still over the permit's end; a promise whose heartbeat was sent before that end waits for it (invariant 8).
+#[test]
+fn a_promise_that_is_heard_after_the_end_of_the_permit_extends_nothing() {
+    let mut world = running();
+    world.fault(&ApiDown(LONG));
+    for other in [1, 2] {
+        world.fault(&CutPeers(0, other, LONG));
+    }
+    // Longer than answers are fresh: a successor that seems to be there would let it step down.
+    world.run(2_000);
+    let (_, until) = world.machines[0].permit.unwrap();
+    world.sidecars[0].stuck_until = until + 60;
+    while world.now < until + 40 {
+        world.step();
+    }
+    assert!(world.machines[0].is_down(), "{}", world.tell());
+    let record = world.api.record().unwrap();
+    for member in record.current_set().standbys {
+        let promised = Promised {
+            term: record.term,
+            data_id: member.data_id,
+            for_ms: Millis(4_000),
+            asked_boot: Millis(until - 100),
+            asked_at: Millis(world.sidecars[0].live),
+        };
+        world.sidecars[0].promises.insert(member.member, promised);
+    }
+    world.run(1_000);
+    let basis = world.sidecars[0].state.basis;
+    assert!(
+        basis.is_none(),
+        "what has ended was extended: {basis:?}\n{}",
+        world.tell()
+    );
+    assert_eq!(world.primary(), None);
+}
