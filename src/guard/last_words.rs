@@ -2,9 +2,11 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use super::live::{Guard, lock};
+use super::protocol::{DownReason, Server};
 
 /// Lines of the server's output that are kept for the status.
 const KEPT_LINES: usize = 8;
@@ -90,17 +92,83 @@ fn without_written(line: &str) -> String {
     line.to_owned()
 }
 
-impl Guard {
-    /// The server's last lines.
+/// What one server wrote, from its start until all of its processes have ended.
+#[derive(Debug, Default)]
+pub struct Output {
+    kept: Mutex<Kept>,
+    closed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    lines: VecDeque<String>,
+    is_closed: bool,
+}
+
+impl Output {
+    /// The last lines that were read so far.
     #[must_use]
-    pub fn last_words(&self) -> String {
-        let output = Arc::clone(&self.live().output);
-        let lines: Vec<String> = lock(&output).iter().cloned().collect();
-        lines.join("\n")
+    pub fn words(&self) -> String {
+        lock(&self.kept).words()
     }
 
+    /// The last lines; waits this long for those that are still in the pipe.
+    #[must_use]
+    pub fn all_words(&self, budget: Duration) -> String {
+        let kept = lock(&self.kept);
+        let waited = self.closed.wait_timeout_while(kept, budget, |k| !k.is_closed);
+        waited
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .0
+            .words()
+    }
+
+    fn keep(&self, line: String) {
+        let mut kept = lock(&self.kept);
+        if kept.lines.len() >= KEPT_LINES {
+            kept.lines.pop_front();
+        }
+        kept.lines.push_back(line);
+    }
+
+    fn close(&self) {
+        lock(&self.kept).is_closed = true;
+        self.closed.notify_all();
+    }
+}
+
+impl Kept {
+    fn words(&self) -> String {
+        let lines: Vec<&str> = self.lines.iter().map(String::as_str).collect();
+        lines.join("\n")
+    }
+}
+
+impl Guard {
     /// Passes the server's messages on to the container's log and keeps the last ones.
-    pub fn pass_on(&self, from: impl Read, kept: &Mutex<VecDeque<String>>) {
+    pub fn pass_on(&self, from: impl Read, output: &Arc<Output>) {
+        self.read_output(from, output);
+        output.close();
+        self.complete_words(output);
+    }
+
+    /// Whoever noticed the server's end did not wait for the lines that were still in the pipe: they are added here.
+    fn complete_words(&self, output: &Arc<Output>) {
+        self.update(|live| {
+            let own = Arc::ptr_eq(&live.output, output);
+            if let Server::Down {
+                reason: DownReason::Crashed,
+                detail,
+            } = &mut live.server
+                && own
+            {
+                let exit = detail.lines().next().unwrap_or_default();
+                *detail = format!("{exit}\n{}", output.words());
+            }
+        });
+    }
+
+    fn read_output(&self, from: impl Read, output: &Output) {
         let mut reader = BufReader::new(from);
         let mut line = Vec::new();
         loop {
@@ -113,11 +181,7 @@ impl Guard {
             // Hidden before it is cut: half a password would not be recognised.
             let text = self.secrets.hide(String::from_utf8_lossy(&line).trim_end());
             let text: String = text.chars().take(KEPT_CHARS).collect();
-            let mut kept = lock(kept);
-            if kept.len() >= KEPT_LINES {
-                kept.pop_front();
-            }
-            kept.push_back(text);
+            output.keep(text);
         }
     }
 }

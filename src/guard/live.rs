@@ -1,6 +1,6 @@
 //! What the guard knows and shares between its threads. The lock is never held over a disk, a process or the socket.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::clock::boot_ms;
 use super::command::ServerCommand;
 use super::control::Control;
 use super::disk::{State, StateFile};
-use super::last_words::Secrets;
+use super::last_words::{Output, Secrets};
 use super::prepare::Settings;
 use super::processes::Belongs;
 use super::programs::Versions;
@@ -114,7 +114,7 @@ pub struct Live {
     /// When the sidecar last spoke (boot clock).
     pub last_contact: Option<u64>,
     /// Last lines that the server wrote.
-    pub output: Arc<Mutex<VecDeque<String>>>,
+    pub output: Arc<Output>,
 }
 
 /// The guard.

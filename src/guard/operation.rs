@@ -17,6 +17,8 @@ use crate::core::types::Term;
 
 /// How long the new server may take for its first clean stop.
 const FIRST_STOP: Duration = Duration::from_secs(60);
+/// How long lines of an entrypoint that has ended may still be on their way.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 impl Guard {
     /// Runs `work` on its own thread as the one operation.
@@ -132,11 +134,12 @@ impl Guard {
         loop {
             let live = self.live();
             let (pid, role, cancelled) = (live.server_pid, live.role, live.cancelled);
+            let output = Arc::clone(&live.output);
             drop(live);
             let (Some(pid), Role::Initialising, false) = (pid, role, cancelled) else {
                 return Err(format!(
                     "the entrypoint ended, was stopped or lost its permit before the database was made:\n{}",
-                    self.last_words()
+                    output.all_words(LAST_WORDS)
                 ));
             };
             let is_server = read_one(pid).is_some_and(|p| p.is_postgres());

@@ -1,10 +1,9 @@
 //! Starts, reloads and stops the server.
 
-use std::collections::VecDeque;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -14,6 +13,7 @@ use super::children::Exit;
 use super::clock::boot_ms;
 use super::control::{Control, ControlState, PidFile, major_version};
 use super::disk::{lay_file, remove_if_there};
+use super::last_words::Output;
 use super::live::{Guard, Role};
 use super::processes::{Table, read_one};
 use super::protocol::{DataState, DownReason, Refusal, RestPosition, Server};
@@ -59,7 +59,7 @@ impl Guard {
             self.clear_the_way()?;
         }
         self.clear_socket_locks();
-        let output = Arc::new(Mutex::new(VecDeque::new()));
+        let output = Arc::new(Output::default());
         {
             let live = self.live();
             if live.stopping || live.stopping_server {
@@ -160,11 +160,7 @@ impl Guard {
         }
     }
 
-    fn spawn_server(
-        self: &Arc<Self>,
-        last: &[&str],
-        output: &Arc<Mutex<VecDeque<String>>>,
-    ) -> std::io::Result<i32> {
+    fn spawn_server(self: &Arc<Self>, last: &[&str], output: &Arc<Output>) -> std::io::Result<i32> {
         let mut command = Command::new(&self.command.program);
         command
             .args(self.command.arguments(&self.settings.config_file(), last))

@@ -57,7 +57,6 @@ impl Guard {
                 return;
             }
         }
-        let lines = self.last_words();
         if !exit.is_success() {
             // Backends outlive their postmaster for a while and may acknowledge in that time.
             self.belongs.kill_all(&self.spared());
@@ -72,7 +71,7 @@ impl Guard {
             live.server_pid = None;
             live.server = Server::Down {
                 reason: DownReason::Crashed,
-                detail: format!("{exit}\n{lines}"),
+                detail: format!("{exit}\n{}", live.output.words()),
             };
         });
     }

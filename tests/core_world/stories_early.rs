@@ -3,7 +3,7 @@
 use pgbaton::core::record::Durability;
 
 use crate::faults::Fault::{
-    ApiDown, CutApi, CutPeers, FreezePod, HangServer, KillPod, KillSidecar, LosePodAndData, Lossy,
+    ApiDown, CutApi, CutPeers, FreezePod, GuardAway, HangServer, KillPod, KillSidecar, LosePodAndData, Lossy,
     SlowStandby,
 };
 use crate::stories::{another_leads, running};
@@ -30,6 +30,27 @@ fn a_dead_pod_is_succeeded_at_once() {
     let mut world = running();
     world.fault(&KillPod(0, 20_000));
     another_leads(&mut world, 0, 1_200);
+    world.until_whole(SOON);
+}
+
+#[test]
+fn a_primary_whose_container_is_gone_is_given_up_at_once() {
+    let mut world = running();
+    world.fault(&GuardAway(0, 20_000));
+    another_leads(&mut world, 0, 1_000);
+    world.until_whole(SOON);
+}
+
+/// Without a proof by pledges nobody may lead before the guard's permit has surely ended.
+#[test]
+fn in_async_a_primary_whose_container_is_gone_keeps_the_lease_until_it_expires() {
+    let mut world = World::running(Plan {
+        durability: Durability::Async,
+        ..Plan::default()
+    });
+    world.run(1_000);
+    world.fault(&GuardAway(0, 20_000));
+    nobody_claims(&mut world, BEFORE_EXPIRY);
     world.until_whole(SOON);
 }
 

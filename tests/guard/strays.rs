@@ -250,13 +250,14 @@ fn the_last_words_of_a_server_are_short_and_hold_no_password() {
             synchronous_standby_names: String::new(),
         },
     );
+    // That it ended is told at once; its last lines may still be in the pipe then.
     let status = rig.await_status("the end", |s| {
         matches!(
-            s.server,
+            &s.server,
             Server::Down {
                 reason: DownReason::Crashed,
-                ..
-            }
+                detail,
+            } if detail.contains("STATEMENT:")
         )
     });
     let Server::Down { detail, .. } = &status.server else {

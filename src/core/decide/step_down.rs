@@ -294,8 +294,12 @@ impl Mind<'_> {
                 },
             );
         }
+        self.probe_every = Millis(20);
+        // Its whole container went, and the server with it: there is nothing to wait for.
+        let is_gone = matches!(self.server_since(since), Some(ServerView::Down));
         // In asynchronous durability the server might still acknowledge: only expiry is safe there.
-        let may_release = record.durability == Durability::Sync && !record.paused && for_ms >= GUARD_LOST.0;
+        let may_release =
+            record.durability == Durability::Sync && !record.paused && (is_gone || for_ms >= GUARD_LOST.0);
         let successor = if may_release {
             self.successor(record, None).ok()
         } else {
