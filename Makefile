@@ -18,7 +18,7 @@ JSON ?=
 DEMO_FLAGS = --members $(MEMBERS) --durability $(DURABILITY) --repeat $(REPEAT) --clients $(CLIENTS) --subnet $(SUBNET) \
 	$(foreach fault,$(FAULT),--fault $(fault)) $(if $(KEEP),--keep) $(if $(JSON),--json)
 
-.PHONY: help setup build demo faults test outages bench soak planted lint deny clean image cluster cluster-down cluster-smoke chaos-all bench-cluster
+.PHONY: help setup build demo faults test outages bench soak simulate planted lint deny clean image cluster cluster-down cluster-smoke chaos-all bench-cluster
 
 help: ## Show this list
 	@echo "Targets:"
@@ -52,6 +52,9 @@ bench: build ## Measure outages beside the goals, for docs/evidence/bench.md (tw
 
 soak: build ## Random faults, two at once in half of the runs, 200 times, for docs/evidence/soak.jsonl (two hours; goes on where it was)
 	@scripts/soak.sh $(RELEASE)/pgbaton-chaos
+
+simulate: setup ## Run the simulator until a thousand million things have happened, for docs/evidence/simulation.jsonl (an hour; goes on where it was)
+	@scripts/simulate.sh
 
 planted: setup ## Plant bugs in a copy and see which tests find them, for docs/evidence/planted.md (goes on where it was)
 	@scripts/planted.sh

@@ -25,30 +25,84 @@ pub enum Fault {
     RestartGuard(usize),
     /// The guard's container dies and is back after so many ms, the sidecar stays.
     GuardAway(usize, u64),
+    /// As `KillPod`, and what was not flushed is lost.
+    PowerLoss(usize, u64),
     HangServer(usize, u64),
+    /// Nothing can be flushed.
+    StallDisk(usize, u64),
     FreezePod(usize, u64),
+    /// The node stands still with all of its clocks.
+    Suspend(usize, u64),
     /// The volume is full.
     FillVolume(usize, u64),
     /// The standby is connected and gets nothing.
     SlowStandby(usize, u64),
     CutPeers(usize, usize, u64),
+    /// Nothing that the first sends arrives at the second.
+    CutOneWay(usize, usize, u64),
     CutApi(usize, u64),
+    /// A member sees old versions of the Lease only.
+    LagWatch(usize, u64),
     ApiDown(u64),
     /// So many percent of replies are lost and requests late, for so long.
     Lossy(u64, u64),
     Switchover(Option<usize>),
+    Pause,
+    Resume,
+    /// The member's manifest of the first day is applied again: `STANDBY_MODE=off` for its next pod.
+    Reapply(usize),
     /// Nothing, for so many ms.
     Wait(u64),
 }
 
 impl World {
     pub fn fault(&mut self, fault: &Fault) {
-        self.say(&format!("** {fault:?}"));
+        say!(self, "** {fault:?}");
+        self.stale_all();
+        let now = self.now;
+        match fault {
+            Fault::Suspend(m, millis) => {
+                self.machines[*m].frozen_until = now + millis;
+                self.machines[*m].suspended_until = now + millis;
+            }
+            Fault::StallDisk(m, millis) => self.machines[*m].stalled_until = now + millis,
+            Fault::HangServer(m, millis) => self.machines[*m].hung_until = now + millis,
+            Fault::FillVolume(m, millis) => self.machines[*m].full_until = now + millis,
+            Fault::FreezePod(m, millis) => self.machines[*m].frozen_until = now + millis,
+            Fault::SlowStandby(m, millis) => self.machines[*m].slow_until = now + millis,
+            Fault::CutPeers(a, b, millis) => {
+                self.cuts[*a][*b] = now + millis;
+                self.cuts[*b][*a] = now + millis;
+            }
+            Fault::CutOneWay(from, to, millis) => self.cuts[*from][*to] = now + millis,
+            Fault::CutApi(m, millis) => self.api_cuts[*m] = now + millis,
+            Fault::LagWatch(m, millis) => self.api.lags_until[*m] = now + millis,
+            Fault::ApiDown(millis) => self.api.down_until = now + millis,
+            Fault::Lossy(percent, millis) => {
+                self.api.lose_percent = *percent;
+                self.api.lose_until = now + millis;
+            }
+            Fault::Switchover(to) => {
+                let id = format!("order{now}");
+                self.order(&id, PersonWish::Switchover { to: to.map(name) });
+            }
+            Fault::LoseRecord => self.lose_record_of_a_whole_cluster(),
+            Fault::Pause => self.order(&format!("pause{now}"), PersonWish::Pause),
+            Fault::Resume => self.order(&format!("resume{now}"), PersonWish::Resume),
+            Fault::Reapply(m) => self.sidecars[*m].settings.first_primary = true,
+            Fault::Wait(millis) => self.run(*millis),
+            of_a_pod => self.fault_of_a_pod(of_a_pod),
+        }
+    }
+
+    /// Processes end, pods go.
+    fn fault_of_a_pod(&mut self, fault: &Fault) {
         let now = self.now;
         match fault {
             Fault::KillServer(m) => {
                 if self.machines[*m].is_live(now) {
                     self.machines[*m].kill(DownReason::Crashed);
+                    self.tell_of_guard(*m);
                 }
             }
             Fault::KillPod(m, millis) => self.kill_pod(*m, *millis, false, false),
@@ -59,7 +113,6 @@ impl World {
                     self.kill_pod(*m, *millis, true, true);
                 }
             }
-            Fault::LoseRecord => self.lose_record_of_a_whole_cluster(),
             Fault::DeletePod(m, millis) => {
                 if self.machines[*m].up {
                     self.machines[*m].stopping = true;
@@ -78,6 +131,7 @@ impl World {
                 if self.machines[*m].up && !self.machines[*m].stopping {
                     self.end_container(*m);
                     self.machines[*m].up = true;
+                    self.tell_of_guard(*m);
                 }
             }
             Fault::GuardAway(m, millis) => {
@@ -86,39 +140,29 @@ impl World {
                     self.at(now + millis, Event::PodBack(*m, false, false));
                 }
             }
-            Fault::HangServer(m, millis) => self.machines[*m].hung_until = now + millis,
-            Fault::FillVolume(m, millis) => self.machines[*m].full_until = now + millis,
-            Fault::FreezePod(m, millis) => self.machines[*m].frozen_until = now + millis,
-            Fault::SlowStandby(m, millis) => self.machines[*m].slow_until = now + millis,
-            Fault::CutPeers(a, b, millis) => {
-                self.cuts.insert((*a.min(b), *a.max(b)), now + millis);
+            Fault::PowerLoss(m, millis) => {
+                if self.machines[*m].up || self.sidecars[*m].up {
+                    self.machines[*m].lose_unflushed();
+                    self.kill_pod(*m, *millis, false, false);
+                }
             }
-            Fault::CutApi(m, millis) => {
-                self.api_cuts.insert(*m, now + millis);
-            }
-            Fault::ApiDown(millis) => self.api.down_until = now + millis,
-            Fault::Lossy(percent, millis) => {
-                self.api.lose_percent = *percent;
-                self.api.lose_until = now + millis;
-            }
-            Fault::Switchover(to) => {
-                let id = format!("order{now}");
-                self.order(&id, PersonWish::Switchover { to: to.map(name) });
-            }
-            Fault::Wait(millis) => self.run(*millis),
+            other => unreachable!("{other:?}"),
         }
     }
 
     fn lose_record_of_a_whole_cluster(&mut self) {
-        let seen = (0..self.plan.members).all(|m| self.awake(m) && self.reaches_api(m));
+        let lags = |m| self.now < self.api.lags_until[m];
+        let seen = (0..self.plan.members).all(|m| self.awake(m) && self.reaches_api(m) && !lags(m));
         if seen && self.wants_for_whole().is_none() && self.now >= self.api.lose_until {
             self.lose_record();
-            self.run(1_000);
+            self.until("the record is back", 3_000, |w| w.api.record().is_some());
         }
     }
 
     /// Every process of the guard's container ends.
     fn end_container(&mut self, member: usize) {
+        self.tell_of_guard(member);
+        self.touch(member);
         let machine = &mut self.machines[member];
         machine.kill(DownReason::Crashed);
         machine.proc = crate::machine::Proc::Down(DownReason::NotStarted);
@@ -130,6 +174,7 @@ impl World {
         machine.stopping = false;
         machine.last_operation = None;
         machine.frozen_until = 0;
+        machine.suspended_until = 0;
         machine.hung_until = 0;
         let busy = machine.busy.take();
         let running = machine.running.take();
@@ -182,8 +227,7 @@ impl World {
             self.sidecars[member].up = false;
         }
         if !self.sidecars[member].up {
-            let clock = self.rng.between(100, 100_000);
-            self.sidecars[member].restart(clock);
+            self.sidecar_starts(member);
         }
     }
 
@@ -192,12 +236,12 @@ impl World {
             id: id.to_owned(),
             what,
         };
-        self.api.put(self.now, false, |lease| lease.order = Some(order));
+        self.api.put(false, |lease| lease.order = Some(order));
     }
 
     pub fn damage(&mut self, how: &str, change: impl FnOnce(&mut crate::api::Lease)) {
-        self.say(&format!("** the Lease is damaged: {how}"));
-        self.api.put(self.now, true, change);
+        say!(self, "** the Lease is damaged: {how}");
+        self.api.put(true, change);
     }
 
     pub fn lose_record(&mut self) {
@@ -206,27 +250,24 @@ impl World {
 
     /// Every fault ends now.
     pub fn heal(&mut self) {
-        self.say("** all faults end");
+        say!(self, "** all faults end");
+        self.stale_all();
         let now = self.now;
-        self.cuts.clear();
-        self.api_cuts.clear();
+        self.mend_cuts();
+        self.api_cuts.fill(0);
+        self.api.lags_until.fill(0);
         self.api.down_until = 0;
         self.api.lose_until = 0;
         for machine in &mut self.machines {
             machine.hung_until = 0;
             machine.slow_until = 0;
             machine.full_until = 0;
+            machine.stalled_until = 0;
             machine.frozen_until = machine.frozen_until.min(now);
+            machine.suspended_until = machine.suspended_until.min(now);
         }
-        let late: Vec<usize> = (0..self.plan.members).collect();
-        for member in late {
-            if let Some((at, _)) = self
-                .events
-                .iter_mut()
-                .find(|(_, e)| matches!(e, Event::PodBack(m, _, _) if *m == member))
-            {
-                *at = (*at).min(now + 15_000);
-            }
-        }
+        self.end_permits();
+        self.queue
+            .hasten(|event| matches!(event, Event::PodBack(..)), now + 15_000);
     }
 }

@@ -65,7 +65,7 @@ fn k_of_the_set_are_enough_and_none_are_not() {
     world.run(5_000);
     assert_eq!(world.primary(), None, "{}", world.tell());
     // What has ended is not extended: only a swap lets a server run read-write again (invariant 8).
-    world.cuts.clear();
+    world.mend_cuts();
     world.run(10_000);
     assert_eq!(world.primary(), None, "{}", world.tell());
     world.heal();
@@ -191,10 +191,10 @@ fn a_promise_that_is_not_quite_right_extends_nothing() {
                 data_id: member.data_id,
                 for_ms: Millis(4_000),
                 asked_boot: Millis(world.now),
-                asked_at: Millis(world.sidecars[0].live),
+                asked_at: Millis(world.sidecars[0].live()),
             };
             spoil(&mut promised);
-            world.sidecars[0].promises.insert(member.member, promised);
+            world.sidecars[0].seen.promises.insert(member.member, promised);
             world.step();
         }
         let stays = what == "a good one";
@@ -225,9 +225,9 @@ fn a_promise_that_is_heard_after_the_end_of_the_permit_extends_nothing() {
             data_id: member.data_id,
             for_ms: Millis(4_000),
             asked_boot: Millis(until - 100),
-            asked_at: Millis(world.sidecars[0].live),
+            asked_at: Millis(world.sidecars[0].live()),
         };
-        world.sidecars[0].promises.insert(member.member, promised);
+        world.sidecars[0].seen.promises.insert(member.member, promised);
     }
     world.run(1_000);
     let basis = world.sidecars[0].state.basis;

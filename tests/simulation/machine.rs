@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use pgbaton::core::action::GuardOrder;
-use pgbaton::core::types::{DataId, Lsn, MemberData, MemberName, Millis, SystemId, Term, Timeline};
+use pgbaton::core::types::{DataId, Lsn, MemberData, MemberName, SystemId, Term, Timeline};
 use pgbaton::guard::protocol::{
     DataState, DownReason, FoundData, Operation, OperationEnd, Permit, Pledge, RestPosition, Server, Status,
 };
 
-use crate::wal::{self, Entry, Wal};
+use crate::clock::Clock;
+use crate::wal::{self, Wal};
 
 #[derive(Debug, Clone)]
 pub struct Data {
@@ -26,6 +27,11 @@ pub enum Proc {
     Primary,
     Stopping { until: u64, clean: bool },
 }
+
+/// Without an answer for this long a walsender ends.
+pub const SENDER_TIMEOUT: u64 = 1_500;
+/// How long a fast stop waits for standbys that do not take what they are sent.
+pub const STOP_WAITS: u64 = 1_000;
 
 /// `synchronous_standby_names` as one process read it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,6 +68,9 @@ pub struct Sender {
     pub reload: Option<u64>,
     pub flush: Option<usize>,
     pub heard: u64,
+    /// How far it has sent, and whether that is under way.
+    pub sent: usize,
+    pub in_flight: bool,
 }
 
 impl Sender {
@@ -93,7 +102,11 @@ pub struct Machine {
     /// The container runs.
     pub up: bool,
     pub boot: u64,
+    /// CLOCK_BOOTTIME of the node.
+    pub boot_clock: Clock,
     pub frozen_until: u64,
+    /// The whole node stands still with its clocks, as a paused virtual machine.
+    pub suspended_until: u64,
     /// Nothing can be written any more.
     pub full_until: u64,
     /// The pod is gone with its address: nobody there even refuses.
@@ -101,6 +114,17 @@ pub struct Machine {
     /// The server accepts nothing and answers nothing.
     pub hung_until: u64,
     pub data: Option<Data>,
+    /// Length of the log that survives a power failure.
+    pub flushed: usize,
+    pub flush_due: Option<u64>,
+    /// The disk takes nothing until then.
+    pub stalled_until: u64,
+    pub next_write: u64,
+    /// When a standby looks after its connection again, and when it last heard of its upstream.
+    pub next_look: u64,
+    pub heard_upstream: u64,
+    /// A fast stop has written its checkpoint and waits for standbys, at most until then.
+    pub stop_waits_until: Option<u64>,
     pub incomplete: bool,
     /// A copy that no server has recovered yet: where its log ends is not told.
     pub fresh: bool,
@@ -124,6 +148,8 @@ pub struct Machine {
     /// A checkpoint runs until then.
     pub checkpoint_until: u64,
     pub senders: Vec<Sender>,
+    /// Walsenders that ended: peer, boot and process id, until their kernel has told the other end.
+    pub ended: Vec<(usize, u64, i32)>,
     /// Commits waiting for standbys: places in the log.
     pub waiting: Vec<usize>,
     pub following: Option<MemberName>,
@@ -140,19 +166,26 @@ pub struct Machine {
     pub stopping: bool,
     pub stop_by: u64,
     pub rest: Option<RestPosition>,
-    /// Length of the log one step ago.
-    pub before: usize,
     /// Every pledge that was given, with the log at that moment: for the checks.
     pub given: BTreeMap<(MemberData, Term), Wal>,
 }
 
 impl Machine {
-    pub fn new(name: MemberName) -> Self {
+    pub fn new(name: MemberName, boot_clock: Clock) -> Self {
         Self {
             name,
             up: true,
             boot: 1,
+            boot_clock,
+            suspended_until: 0,
             frozen_until: 0,
+            flushed: 0,
+            flush_due: None,
+            stalled_until: 0,
+            next_write: 0,
+            next_look: 0,
+            heard_upstream: 0,
+            stop_waits_until: None,
             gone: false,
             full_until: 0,
             hung_until: 0,
@@ -174,6 +207,7 @@ impl Machine {
             defined_due: None,
             checkpoint_until: 0,
             senders: Vec::new(),
+            ended: Vec::new(),
             waiting: Vec::new(),
             following: None,
             standby_name: String::new(),
@@ -185,7 +219,6 @@ impl Machine {
             stopping: false,
             stop_by: 0,
             rest: None,
-            before: 0,
             given: BTreeMap::new(),
         }
     }
@@ -196,6 +229,25 @@ impl Machine {
 
     pub fn is_down(&self) -> bool {
         matches!(self.proc, Proc::Down(_))
+    }
+
+    pub fn boot_now(&self) -> u64 {
+        self.boot_clock.shows()
+    }
+
+    /// Its data is this.
+    pub fn is(&self, data: &MemberData) -> bool {
+        let id = self.data.as_ref().filter(|_| !self.unadopted).map(|d| &d.id);
+        self.name == data.member && id == Some(&data.data_id)
+    }
+
+    pub fn length(&self) -> usize {
+        self.data.as_ref().map_or(0, |d| d.wal.len())
+    }
+
+    /// What is on disk of the log.
+    pub fn held(&self) -> usize {
+        self.flushed.min(self.length())
     }
 
     /// Read-write and able to answer.
@@ -221,7 +273,7 @@ impl Machine {
     }
 
     /// As the real guard tells it: of data that is not a member's own yet.
-    fn found(&self) -> Option<FoundData> {
+    pub fn found(&self) -> Option<FoundData> {
         let data = self.data.as_ref().filter(|_| self.unadopted || self.adopting)?;
         let mut history = Vec::new();
         for (place, entry) in data.wal.iter().enumerate() {
@@ -241,13 +293,42 @@ impl Machine {
         })
     }
 
-    pub fn permitted(&self, term: Term, now: u64) -> bool {
+    pub fn permitted(&self, term: Term) -> bool {
+        let now = self.boot_now();
         self.permit.is_some_and(|(t, until)| t == term && until > now)
+    }
+
+    pub fn permit_has_ended(&self) -> bool {
+        self.permit.is_some_and(|(_, until)| until <= self.boot_now())
+    }
+
+    /// The node loses its power, or what the server had not written yet is lost.
+    pub fn lose_unflushed(&mut self) {
+        let held = self.held();
+        if let Some(data) = &mut self.data {
+            data.wal.truncate(held);
+        }
+    }
+
+    /// Walsenders that are not kept end.
+    pub fn keep_senders(&mut self, kept: impl Fn(&Sender) -> bool) {
+        let boot = self.boot;
+        for sender in self.senders.iter().filter(|s| !kept(s)) {
+            self.ended.push((sender.peer, boot, sender.pid));
+        }
+        self.senders.retain(kept);
     }
 
     /// Every process of the server ends now.
     pub fn kill(&mut self, why: DownReason) {
-        self.senders.clear();
+        // A standby's receiver writes what it got at once; a primary keeps it in its buffers.
+        if matches!(self.proc, Proc::Primary | Proc::Stopping { .. }) && self.stream.is_none() {
+            self.lose_unflushed();
+        }
+        self.flushed = self.length();
+        self.flush_due = None;
+        self.stop_waits_until = None;
+        self.keep_senders(|_| false);
         self.waiting.clear();
         self.stream = None;
         self.defined_due = None;
@@ -269,18 +350,40 @@ impl Machine {
         });
     }
 
-    /// The guard reads where found data ends by itself.
-    pub fn read_found(&mut self) {
+    /// The guard reads by itself where found data ends.
+    pub fn wants_to_read(&self) -> bool {
         let found = (self.unadopted || self.adopting) && !self.plain;
-        if found && self.is_down() && self.rest.is_none() {
-            self.read_rest();
+        found && self.is_down() && self.rest.is_none() && self.data.is_some() && !self.fresh
+    }
+
+    /// When the running server has something to do.
+    pub fn server_due(&self) -> u64 {
+        let mut at = self.flush_due.map_or(u64::MAX, |at| at.max(self.stalled_until));
+        at = at.min(self.defined_due.unwrap_or(u64::MAX));
+        for sender in &self.senders {
+            at = at.min(sender.reload.unwrap_or(u64::MAX));
+            at = at.min(sender.heard + SENDER_TIMEOUT);
         }
+        if self.proc == Proc::Primary {
+            at = at.min(self.next_write);
+        }
+        if self.is_receiving() {
+            at = at.min(self.next_look);
+        }
+        at.max(self.hung_until)
+    }
+
+    /// Follows somebody, or would.
+    pub fn is_receiving(&self) -> bool {
+        let running =
+            self.proc == Proc::Standby || matches!(self.proc, Proc::Stopping { .. } if self.stream.is_some());
+        running && (self.following.is_some() || self.stream.is_some())
     }
 
     pub fn end_operation(&mut self, error: Option<String>) -> Option<Running> {
         let running = self.running.take()?;
         self.last_operation = Some(OperationEnd {
-            kind: kind_of(&running.order).to_owned(),
+            kind: crate::orders::kind_of(&running.order).to_owned(),
             sequence: running.number,
             error,
         });
@@ -288,6 +391,7 @@ impl Machine {
     }
 
     pub fn status(&self, now: u64) -> Status {
+        let boot_now = self.boot_now();
         let data = match (&self.data, self.incomplete) {
             (_, true) => DataState::Incomplete,
             (None, false) => DataState::Empty,
@@ -296,7 +400,7 @@ impl Machine {
         Status {
             boot_id: format!("{}-{}", self.name, self.boot),
             revision: now,
-            now_boot_ms: now,
+            now_boot_ms: boot_now,
             data,
             system_identifier: self.data.as_ref().map(|d| d.system),
             major_version: Some(15),
@@ -324,7 +428,7 @@ impl Machine {
             synchronous_standby_names: self.names.clone(),
             following: self.following.clone(),
             operation: self.running.as_ref().map(|r| Operation {
-                kind: kind_of(&r.order).to_owned(),
+                kind: crate::orders::kind_of(&r.order).to_owned(),
                 sequence: r.number,
                 bytes_done: 0,
                 bytes_total: None,
@@ -336,130 +440,5 @@ impl Machine {
             disk_total: 1 << 41,
             warning: String::new(),
         }
-    }
-
-    pub fn permit_order(&mut self, term: Term, deadline: Millis) {
-        let pledged = self.pledge.as_ref().map_or(Term(0), |p| p.term);
-        if term < self.highest_term || term < pledged {
-            return;
-        }
-        self.highest_term = term;
-        self.knows_term = true;
-        self.permit = match self.permit {
-            Some((t, until)) if t == term => Some((t, until.max(deadline.0))),
-            _ => Some((term, deadline.0)),
-        };
-    }
-
-    /// What is not done with data that was never adopted.
-    fn against_found(&self, order: &GuardOrder) -> Option<&'static str> {
-        match order {
-            GuardOrder::Adopt if self.found().is_none() || !(self.signal || self.is_down()) => {
-                Some("nothing to adopt")
-            }
-            GuardOrder::StartPrimary { .. } | GuardOrder::Promote { .. } | GuardOrder::Rewind { .. }
-                if self.unadopted =>
-            {
-                Some("never adopted")
-            }
-            GuardOrder::Follow { .. } | GuardOrder::StandAlone { .. } | GuardOrder::Clone { .. }
-                if self.unadopted && !self.signal =>
-            {
-                Some("a primary's data that was never adopted")
-            }
-            _ => None,
-        }
-    }
-
-    /// Checks and begins an order; the answer is how long it takes, or why it is refused.
-    pub fn begin(&mut self, term: Term, order: &GuardOrder, now: u64) -> Result<u64, String> {
-        let pledged = self.pledge.as_ref().map_or(Term(0), |p| p.term);
-        if term < self.highest_term || term < pledged {
-            return Err(format!("term {term} is old"));
-        }
-        let interrupts = matches!(order, GuardOrder::NoteTerm | GuardOrder::Stop { .. });
-        if self.running.is_some() && !interrupts {
-            return Err("busy".to_owned());
-        }
-        if matches!(order, GuardOrder::Stop { .. })
-            && let Some(running) = self.end_operation(Some("cancelled".to_owned()))
-            && !matches!(running.order, GuardOrder::Clone { .. })
-        {
-            self.incomplete = true;
-            self.data = None;
-        }
-        self.highest_term = term;
-        self.knows_term = true;
-        if let Some(why) = self.against_found(order) {
-            return Err(why.to_owned());
-        }
-        let whole = self.data.is_some() && !self.incomplete;
-        match order {
-            GuardOrder::NoteTerm => Ok(20),
-            GuardOrder::Initialise if !self.permitted(term, now) => Err("no permit".to_owned()),
-            GuardOrder::Initialise if whole => Err("there is data".to_owned()),
-            GuardOrder::StartPrimary { .. } if !self.permitted(term, now) => Err("no permit".to_owned()),
-            GuardOrder::Promote { .. } if !self.permitted(term, now) || pledged != term => {
-                Err("no permit or pledge".to_owned())
-            }
-            GuardOrder::Promote { .. } if self.proc != Proc::Standby => Err("no standby".to_owned()),
-            GuardOrder::StartPrimary { .. } | GuardOrder::Clone { .. } | GuardOrder::Rewind { .. }
-                if !self.is_down() =>
-            {
-                Err("the server runs".to_owned())
-            }
-            GuardOrder::StartPrimary { .. } | GuardOrder::Rewind { .. } | GuardOrder::Follow { .. }
-                if !whole =>
-            {
-                Err("no data".to_owned())
-            }
-            GuardOrder::Follow { .. } | GuardOrder::StandAlone { .. } if self.may_become_primary() => {
-                Err("the server is read-write".to_owned())
-            }
-            GuardOrder::StandAlone { .. } if !whole => Err("no data".to_owned()),
-            GuardOrder::Pledge { .. } => {
-                self.permit = None;
-                if self.may_become_primary() {
-                    self.kill(DownReason::Stopped);
-                }
-                self.following = None;
-                self.stream = None;
-                Ok(60)
-            }
-            GuardOrder::Stop { fast, .. } => {
-                self.permit = None;
-                if self.is_down() {
-                    return Ok(40);
-                }
-                let until = now + 100;
-                let clean = fast.0 > 0 && matches!(self.proc, Proc::Primary | Proc::Standby);
-                self.proc = Proc::Stopping { until, clean };
-                Ok(120)
-            }
-            GuardOrder::Promote { .. } => Ok(160),
-            _ => Ok(40),
-        }
-    }
-
-    /// The number of the timeline that a promotion made, to be noted.
-    pub fn promoted(&mut self, timeline: Timeline, id: u64) {
-        self.proc = Proc::Primary;
-        self.following = None;
-        self.stream = None;
-        if let Some(data) = &mut self.data {
-            data.wal.push(Entry {
-                timeline: timeline.0,
-                id,
-            });
-        }
-    }
-}
-
-pub fn kind_of(order: &GuardOrder) -> &'static str {
-    match order {
-        GuardOrder::Initialise => "initialise",
-        GuardOrder::Clone { .. } => "clone",
-        GuardOrder::Rewind { .. } => "rewind",
-        _ => "",
     }
 }

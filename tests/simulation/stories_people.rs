@@ -151,7 +151,7 @@ fn a_lost_record_is_written_back_by_the_running_primary() {
             });
         },
         |w| {
-            w.api.delete(w.now);
+            w.api.delete();
             w.run(500);
             w.damage("created again, empty", |_| {});
         },

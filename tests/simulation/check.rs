@@ -106,7 +106,12 @@ impl Checks {
 
     /// In asynchronous durability the permits alone keep two servers apart.
     pub fn writers(&mut self, machines: &[Machine], now: u64) {
-        let plain = machines.iter().any(|m| m.plain && m.writes(now));
+        let mut writing = 0;
+        let mut plain = false;
+        for machine in machines.iter().filter(|m| m.writes(now)) {
+            writing += 1;
+            plain |= machine.plain;
+        }
         for machine in machines.iter().filter(|m| m.writes(now) && !m.plain) {
             if plain {
                 self.fail(format!(
@@ -114,13 +119,16 @@ impl Checks {
                     machine.name
                 ));
             }
-            if machine.permit.is_none_or(|(_, until)| until <= now) {
+            if machine
+                .permit
+                .is_none_or(|(_, until)| until <= machine.boot_now())
+            {
                 self.fail(format!("{} is read-write without a permit", machine.name));
             }
         }
-        let writers: Vec<&Machine> = machines.iter().filter(|m| m.writes(now)).collect();
-        if (self.asynchronous || plain) && writers.len() > 1 {
-            let names: Vec<String> = writers.iter().map(|m| m.name.to_string()).collect();
+        if (self.asynchronous || plain) && writing > 1 {
+            let writers = machines.iter().filter(|m| m.writes(now));
+            let names: Vec<String> = writers.map(|m| m.name.to_string()).collect();
             self.fail(format!("two servers take writes: {}", names.join(", ")));
         }
     }

@@ -33,39 +33,50 @@ impl Lease {
 pub struct Request {
     pub member: usize,
     pub life: u64,
+    /// Tells one sender's swaps apart.
+    pub number: u64,
     pub holder: String,
     pub swap: Swap,
     pub sent_boot: u64,
     pub sent_live: u64,
-    pub arrives: u64,
-    /// When the sender stops waiting.
+    /// When the connection ends; it may have arrived.
     pub gives_up: u64,
     /// The reply never comes.
     pub reply_lost: bool,
-    /// The sender was told that the outcome is not known.
-    pub told: bool,
+}
+
+/// The answer on its way.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub request: Request,
+    pub applied: Applied,
 }
 
 #[derive(Debug, Clone)]
 pub enum Applied {
-    Done(Rc<Lease>),
+    /// With the watch's number of the version.
+    Done(u64, Rc<Lease>),
     Lost,
     Refused(&'static str),
 }
 
 #[derive(Debug, Clone)]
 pub struct Api {
-    /// Every version, with the moment it was made; none: deleted.
-    pub versions: Vec<(u64, Option<Rc<Lease>>)>,
-    pub next_version: u64,
+    /// None: deleted.
+    now: Option<Rc<Lease>>,
+    next_version: u64,
+    /// Rises with each change; what watchers were told of.
+    pub number: u64,
+    pub announced: u64,
+    /// Until when a member's watch shows nothing new.
+    pub lags_until: Vec<u64>,
     pub down_until: u64,
     pub lose_percent: u64,
     pub lose_until: u64,
-    pub requests: Vec<Request>,
 }
 
 impl Api {
-    pub fn new(record: Record) -> Self {
+    pub fn new(record: Record, members: usize) -> Self {
         let lease = Lease {
             version: 1,
             spec: 1,
@@ -75,17 +86,19 @@ impl Api {
             order: None,
         };
         Self {
-            versions: vec![(0, Some(Rc::new(lease)))],
+            now: Some(Rc::new(lease)),
             next_version: 2,
+            number: 1,
+            announced: 1,
+            lags_until: vec![0; members],
             down_until: 0,
             lose_percent: 0,
             lose_until: 0,
-            requests: Vec::new(),
         }
     }
 
     pub fn lease(&self) -> Option<Rc<Lease>> {
-        self.versions.last().and_then(|(_, lease)| lease.clone())
+        self.now.clone()
     }
 
     /// The record in the Lease.
@@ -93,17 +106,8 @@ impl Api {
         self.lease()?.record().cloned()
     }
 
-    /// What a watch that lags by `lag` has shown by now.
-    pub fn shown(&self, now: u64, lag: u64) -> Option<Option<Rc<Lease>>> {
-        let until = now.saturating_sub(lag);
-        let mut newest = self.versions.iter().rev();
-        newest
-            .find(|(at, _)| *at <= until)
-            .map(|(_, lease)| lease.clone())
-    }
-
     /// Changes the Lease; `spec`: as a swap does, not only its annotations.
-    pub fn put(&mut self, now: u64, spec: bool, change: impl FnOnce(&mut Lease)) -> Rc<Lease> {
+    pub fn put(&mut self, spec: bool, change: impl FnOnce(&mut Lease)) -> Rc<Lease> {
         let mut lease = match self.lease() {
             Some(lease) => (*lease).clone(),
             None => Lease {
@@ -122,19 +126,17 @@ impl Api {
             lease.spec = lease.version;
         }
         let lease = Rc::new(lease);
-        self.versions.push((now, Some(lease.clone())));
-        // Nobody lags by more than this.
-        if self.versions.len() > 4096 {
-            self.versions.drain(..2048);
-        }
+        self.now = Some(lease.clone());
+        self.number += 1;
         lease
     }
 
-    pub fn delete(&mut self, now: u64) {
-        self.versions.push((now, None));
+    pub fn delete(&mut self) {
+        self.now = None;
+        self.number += 1;
     }
 
-    pub fn apply(&mut self, now: u64, request: &Request) -> Applied {
+    pub fn apply(&mut self, request: &Request) -> Applied {
         let Some(lease) = self.lease() else {
             return Applied::Refused("not found");
         };
@@ -146,7 +148,7 @@ impl Api {
         if matches!(swap.kind, SwapKind::Renew | SwapKind::Release) && !mine {
             return Applied::Refused("not the holder");
         }
-        let done = self.put(now, true, |lease| {
+        let done = self.put(true, |lease| {
             lease.record = RecordView::Good(swap.record.clone());
             match swap.kind {
                 SwapKind::Renew => {}
@@ -161,6 +163,6 @@ impl Api {
                 }
             }
         });
-        Applied::Done(done)
+        Applied::Done(self.number, done)
     }
 }

@@ -16,7 +16,7 @@ type Snapshot = (Settings, State, Observation);
 
 /// The moments that matter most: a leader whose server is not read-write yet.
 fn is_about_to_write(sidecar: &crate::sidecar::Sidecar) -> bool {
-    let GuardView::Heard(status) = &sidecar.guard else {
+    let GuardView::Heard(status) = &sidecar.seen.guard else {
         return false;
     };
     sidecar.state.phase == pgbaton::core::phase::Phase::Leading && status.value.server != Server::Primary
@@ -41,13 +41,18 @@ fn snapshots() -> Vec<Snapshot> {
         ];
         for fault in faults {
             world.fault(&fault);
-            for _ in 0..250 {
+            let until = world.now + 5_000;
+            while world.now < until {
                 world.step();
-                let some = world.rng.percent(12);
+                let some = world.rng.percent(1);
                 for sidecar in &world.sidecars {
                     if some || is_about_to_write(sidecar) {
                         let mut copy = sidecar.clone();
-                        all.push((copy.settings.clone(), copy.state.clone(), copy.observe(world.now)));
+                        all.push((
+                            copy.settings.clone(),
+                            copy.state.clone(),
+                            copy.observe(world.now).clone(),
+                        ));
                     }
                 }
             }

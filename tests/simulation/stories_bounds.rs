@@ -242,7 +242,7 @@ fn clients_come_back_after_a_start_in_place_when_a_standby_has_what_recovery_sho
     let term = world.api.record().unwrap().term;
     while restarting(&world) {
         let flushed = world.rows(0).iter().any(|row| row.flush.is_some());
-        let leads = world.sidecars[0].service.clone();
+        let leads = world.sidecars[0].seen.service_points_to.clone();
         assert!(
             leads == Some((term, None)) || flushed || world.sidecars[0].last.as_ref().is_some(),
             "{}",
@@ -253,7 +253,10 @@ fn clients_come_back_after_a_start_in_place_when_a_standby_has_what_recovery_sho
         }
         world.step();
     }
-    assert_eq!(world.sidecars[0].service, Some((term, Some(name(0)))));
+    assert_eq!(
+        world.sidecars[0].seen.service_points_to,
+        Some((term, Some(name(0))))
+    );
     world.until_whole(SOON);
 }
 

@@ -6,7 +6,7 @@ use crate::faults::Fault::{
     ApiDown, CutApi, CutPeers, DeletePod, FillVolume, FreezePod, GuardAway, HangServer, KillPod, KillServer,
     KillSidecar, LosePodAndData, Lossy, RestartGuard, SlowStandby,
 };
-use crate::world::{Plan, STEP, World};
+use crate::world::{Plan, World};
 
 /// Longer than any story.
 const FOR_GOOD: u64 = 10_000_000;
@@ -91,7 +91,8 @@ fn the_pod_is_deleted_and_hands_over() {
     let mut world = running();
     let before = data_ids(&world);
     world.fault(&DeletePod(0, 2_000));
-    another_leads(&mut world, 0, 3_000);
+    // A checkpoint comes first.
+    another_leads(&mut world, 0, 8_000);
     world.until_whole(SOON);
     assert_eq!(
         data_ids(&world),
@@ -137,9 +138,8 @@ fn one_standby_of_two_cannot_prove_and_waits() {
     world.fault(&KillPod(2, FOR_GOOD));
     world.run(30_000);
     assert_eq!(world.primary(), None, "m3 may hold what m2 lacks");
-    world.until("the recorded primary leads again", 30_000, |w| {
-        w.primary() == Some(0)
-    });
+    // With m1's data there is proof: for m1, or for m2 when that has all of it.
+    world.until("one of them leads", 30_000, |w| w.primary().is_some());
 }
 
 #[test]
@@ -338,7 +338,7 @@ fn the_guard_restarts() {
     for member in 0..3 {
         let mut world = running();
         world.fault(&RestartGuard(member));
-        world.run(2 * STEP);
+        world.run(40);
         world.until_whole(SOON);
     }
 }

@@ -34,6 +34,7 @@ impl World {
                 wal,
                 clean: false,
             });
+            machine.flushed = log.len();
             machine.unadopted = true;
             machine.signal = member != 0;
             world.run_plain(member);
@@ -44,10 +45,13 @@ impl World {
 
     /// The pod runs without guard and sidecar, as its files say.
     pub fn run_plain(&mut self, member: usize) {
+        self.touch(member);
         self.sidecars[member].up = false;
         let machine = &mut self.machines[member];
         machine.plain = true;
         machine.up = true;
+        machine.flushed = machine.length();
+        machine.next_look = 0;
         machine.names.clear();
         machine.defined = false;
         if machine.signal {
@@ -62,7 +66,7 @@ impl World {
 
     /// A person deletes the pod; the new one, `millis` later, has guard and sidecar.
     pub fn convert(&mut self, member: usize, millis: u64) {
-        self.say(&format!("** {} gets guard and sidecar", name(member)));
+        say!(self, "** {} gets guard and sidecar", name(member));
         self.end_plain(member, true);
         self.at(self.now + millis, Event::PodBack(member, true, false));
     }
@@ -71,8 +75,22 @@ impl World {
     pub fn end_plain(&mut self, member: usize, clean: bool) {
         if clean && self.machines[member].proc == Proc::Primary {
             self.shutdown_checkpoint(member);
+            // A fast stop does not end before those who stream have all.
+            let all = self.machines[member].data.as_ref().map(|d| d.wal.clone());
+            for other in 0..self.plan.members {
+                let machine = &mut self.machines[other];
+                let streams = machine.stream.is_some_and(|(to, _, _)| to == member);
+                if let (Some(data), Some(all), true) = (&mut machine.data, &all, streams) {
+                    data.wal.clone_from(all);
+                    machine.flushed = all.len();
+                }
+            }
         }
+        self.touch(member);
         let machine = &mut self.machines[member];
+        if clean {
+            machine.flushed = machine.length();
+        }
         machine.kill(DownReason::Stopped);
         machine.plain = false;
         machine.up = false;
@@ -84,15 +102,18 @@ impl World {
 
     /// Asks all servers, as long as the cluster was never initialised.
     pub fn survey(&mut self, member: usize) {
-        let (live, life) = (self.sidecars[member].live, self.sidecars[member].life);
-        let never = self
-            .api
-            .record()
-            .is_some_and(|r: Record| r.is_never_initialised());
-        if live < self.sidecars[member].next_survey || !never {
+        let (live, life) = (self.sidecars[member].live(), self.sidecars[member].life);
+        if live < self.sidecars[member].next_survey {
             return;
         }
         self.sidecars[member].next_survey = live + EVERY;
+        let lease = self.api.lease();
+        if !lease
+            .and_then(|l| l.record().map(Record::is_never_initialised))
+            .unwrap_or(false)
+        {
+            return;
+        }
         let survey = if self.plan.may_not_list {
             Survey::Failed {
                 why: "the right is missing".to_owned(),
@@ -112,7 +133,7 @@ impl World {
         };
         // Not by chance: the other stories keep theirs.
         let when = self.now + 20 + (self.now * 7 + member as u64 * 131) % 560;
-        self.at(when, Event::ToSidecar(member, life, Input::Survey(survey)));
+        self.tell_sidecar(when, member, life, Input::Survey(survey));
     }
 
     fn found(&self, asker: usize, other: usize) -> FoundServer {
@@ -126,7 +147,7 @@ impl World {
             (Some(data), Proc::Standby) if serves => ServerAnswer::Standby {
                 system_identifier: data.system,
                 timeline: Timeline(wal::timeline(&data.wal)),
-                held: Some(wal::end(data.wal.len() - machine.unreplayed)),
+                held: Some(wal::end(machine.held().saturating_sub(machine.unreplayed))),
             },
             _ => ServerAnswer::Silent {
                 why: "connection refused".to_owned(),
