@@ -18,7 +18,7 @@ JSON ?=
 DEMO_FLAGS = --members $(MEMBERS) --durability $(DURABILITY) --repeat $(REPEAT) --clients $(CLIENTS) --subnet $(SUBNET) \
 	$(foreach fault,$(FAULT),--fault $(fault)) $(if $(KEEP),--keep) $(if $(JSON),--json)
 
-.PHONY: help setup build demo faults test outages bench soak simulate planted lint deny clean image cluster cluster-down cluster-smoke chaos-all bench-cluster
+.PHONY: help setup build demo faults test outages bench calm evidence soak soak-cluster simulate planted lint deny clean image cluster cluster-down cluster-smoke chaos-all bench-cluster
 
 help: ## Show this list
 	@echo "Targets:"
@@ -47,14 +47,24 @@ test: setup ## Run all tests (some fifteen minutes: every fault on real clusters
 outages: build ## Measure outages again and again, for docs/evidence/outages.md (hours; goes on where it was)
 	@scripts/outages.sh $(RELEASE)/pgbaton-chaos $(OUTAGES)
 
-bench: build ## Measure outages beside the goals, for docs/evidence/bench.md (two hours; goes on where it was)
+bench: build ## Measure outages beside the goals, and the cost at rest, for docs/evidence/bench.md and rest.jsonl (two hours; goes on where it was)
+	@scripts/rest.sh $(RELEASE)/pgbaton-chaos
 	@scripts/outages.sh --bench $(RELEASE)/pgbaton-chaos $(OUTAGES)
+
+calm: build ## An hour of full processor load with a slow API server, for docs/evidence/calm.jsonl: nobody may take over
+	@scripts/rest.sh --calm $(RELEASE)/pgbaton-chaos
 
 soak: build ## Random faults, two at once in half of the runs, 200 times, for docs/evidence/soak.jsonl (two hours; goes on where it was)
 	@scripts/soak.sh $(RELEASE)/pgbaton-chaos
 
+soak-cluster: build ## The same fifty times on the machine's own Kubernetes, for docs/evidence/soak-cluster.jsonl (goes on where it was)
+	@scripts/soak.sh --cluster $(RELEASE)/pgbaton-chaos
+
 simulate: setup ## Run the simulator until a thousand million things have happened, for docs/evidence/simulation.jsonl (an hour; goes on where it was)
 	@scripts/simulate.sh
+
+evidence: build ## Render docs/evidence.md from what the long checks noted
+	@$(RELEASE)/pgbaton-chaos evidence docs/evidence >docs/evidence.md.new && mv docs/evidence.md.new docs/evidence.md
 
 planted: setup ## Plant bugs in a copy and see which tests find them, for docs/evidence/planted.md (goes on where it was)
 	@scripts/planted.sh

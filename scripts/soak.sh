@@ -1,14 +1,29 @@
 #!/bin/bash
-# Random faults on one machine, one after the other, on a new cluster every ten: appends the report of each to docs/evidence/soak.jsonl, with
-# date and commit. An interrupted soak goes on where it was.   scripts/soak.sh PGBATON_CHAOS [RUNS]     default: 200
+# Random faults, one run after the other: appends the report of each to a file under docs/evidence, with date and commit. An interrupted soak
+# goes on where it was.
+#   scripts/soak.sh PGBATON_CHAOS [RUNS]             one machine, a new cluster every ten, into soak.jsonl; default: 200
+#   scripts/soak.sh --cluster PGBATON_CHAOS [RUNS]   the machine's own Kubernetes (make cluster), into soak-cluster.jsonl; default: 50
 set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 
 say() { printf '%s\n' "$*" >&2; }
 
+cluster=
+if [ "${1:-}" = --cluster ]; then
+    cluster=1
+    shift
+fi
 chaos=${1:?the first argument is the program pgbaton-chaos}
-runs=${2:-200}
-evidence=docs/evidence/soak.jsonl
+evidence=docs/evidence/soak.jsonl default=200
+[ -z "$cluster" ] || evidence=docs/evidence/soak-cluster.jsonl default=50
+runs=${2:-$default}
+some_runs() {
+    if [ -n "$cluster" ]; then
+        chaos/cluster/chaos.sh "$chaos" --json --scenario random --repeat "$1"
+    else
+        "$chaos" demo --json --durability sync --fault random --repeat "$1"
+    fi
+}
 commit=$(git rev-parse --short=12 HEAD)
 if [ -n "$(git status --porcelain -- . ':!docs/evidence')" ]; then
     say "error: there are changes that no commit has: commit them first (git status shows them)"
@@ -24,7 +39,7 @@ while [ "$(recorded)" -lt "$runs" ]; do
     now=$((runs - before))
     now=$((now < 10 ? now : 10))
     say "runs $((before + 1)) to $((before + now)) of $runs"
-    "$chaos" demo --json --durability sync --fault random --repeat "$now" |
+    some_runs "$now" |
         sed "s/^{/{\"date\":\"$(date -u +%FT%TZ)\",\"commit\":\"$commit\",/" >>"$evidence" || failed=1
     if [ "$(recorded)" = "$before" ]; then
         say "error: nothing was reported: see above"

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use pgbaton::core::record::{Availability, Durability};
@@ -12,9 +13,10 @@ use crate::cluster::cli::ClusterCommand;
 use crate::local::demo::{self, Plan};
 use crate::local::faults::Fault;
 use crate::local::settings::Choice;
-use crate::local::{settings, watchdog};
+use crate::local::{rest, settings, watchdog};
 use crate::report::FaultReport;
 use crate::report::bench::{self, Ground};
+use crate::report::evidence;
 use crate::report::summary;
 
 /// Breaks a pgbaton cluster on purpose and says what its clients saw. For trying and testing, never for production.
@@ -31,6 +33,8 @@ enum Command {
     Demo(DemoArguments),
     /// Lists the faults
     Faults,
+    /// Looks at a cluster at which nothing is done: what it costs, and whether anybody takes over nevertheless. One JSON object
+    Rest(RestArguments),
     /// Scenarios on a real Kubernetes
     #[command(subcommand)]
     Cluster(ClusterCommand),
@@ -42,6 +46,11 @@ enum Command {
         /// With the goals of this ground, and the phases of the takeovers
         #[arg(long, value_name = "GROUND")]
         goals: Option<Ground>,
+    },
+    /// Makes the page of all long checks of the files that they append to: writes Markdown
+    Evidence {
+        /// docs/evidence
+        folder: PathBuf,
     },
     /// Ends what a killed rig left behind (started by the rig itself)
     #[command(hide = true)]
@@ -106,6 +115,44 @@ struct DemoArguments {
     sidecar_env: Vec<(String, String)>,
 }
 
+#[derive(Debug, Parser)]
+struct RestArguments {
+    /// How long
+    #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+    window: Duration,
+    /// Clients that write through the Service's address
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=60))]
+    clients: u16,
+    /// A thread on each core that never rests
+    #[arg(long)]
+    busy: bool,
+    /// How much later the API server answers
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+    api_latency: Duration,
+    /// All addresses are 127.0.SUBNET.x: choose another one to run several clusters at once
+    #[arg(long, default_value_t = 0)]
+    subnet: u8,
+    /// The binary under test [default: pgbaton beside this executable]
+    #[arg(long, value_name = "PATH")]
+    pgbaton: Option<PathBuf>,
+}
+
+impl From<RestArguments> for rest::Plan {
+    fn from(given: RestArguments) -> Self {
+        Self {
+            choice: Choice {
+                subnet: given.subnet,
+                pgbaton: given.pgbaton,
+                ..Choice::default()
+            },
+            window: given.window,
+            clients: usize::from(given.clients),
+            busy: given.busy,
+            api_latency: given.api_latency,
+        }
+    }
+}
+
 fn name_and_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
@@ -156,7 +203,12 @@ pub fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     match arguments.command {
-        Command::Demo(given) => demo(given.into()),
+        Command::Demo(given) => run(demo::run(given.into())),
+        Command::Rest(given) => run(async {
+            let report = rest::run(given.into()).await?;
+            println!("{}", serde_json::to_string(&report)?);
+            Ok(report.is_good())
+        }),
         Command::Faults => {
             for fault in Fault::ALL.into_iter().chain([Fault::Random]) {
                 println!("{fault:<26} {}", fault.description());
@@ -165,6 +217,16 @@ pub fn main() -> ExitCode {
         }
         Command::Cluster(command) => cluster::cli::main(command),
         Command::Table { head, goals } => table(head, goals),
+        Command::Evidence { folder } => match evidence::page(&folder) {
+            Ok(page) => {
+                print!("{page}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
         Command::Watchdog { directory } => {
             watchdog::watch(&directory);
             ExitCode::SUCCESS
@@ -195,7 +257,7 @@ fn table(head: bool, goals: Option<Ground>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn demo(plan: Plan) -> ExitCode {
+fn run(work: impl Future<Output = anyhow::Result<bool>>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -207,7 +269,7 @@ fn demo(plan: Plan) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(demo::run(plan)) {
+    match runtime.block_on(work) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -47,12 +47,12 @@ impl Clocks {
             if *answers < ANSWERS {
                 continue;
             }
-            let way = if *ahead > 0 { "ahead" } else { "behind" };
+            let way = if *ahead > 0 { "ahead of" } else { "behind" };
             // Writing to a string cannot fail. In steps of 10 s: a text that changes with each answer is no news.
             let _ = write!(
                 text,
-                "the clock of {member} is about {} s {way} of this member's; ",
-                ahead.unsigned_abs() / 10_000 * 10
+                "the clock of {member} is about {} s {way} this member's; ",
+                (ahead.unsigned_abs() + 5_000) / 10_000 * 10
             );
         }
         if !text.is_empty() {

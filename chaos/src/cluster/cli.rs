@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
-use clap::{Args, Subcommand, ValueEnum as _};
+use clap::{Args, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::hosts::Hosts;
@@ -68,7 +68,7 @@ pub struct RunArguments {
 pub fn main(command: ClusterCommand) -> ExitCode {
     match command {
         ClusterCommand::List => {
-            for scenario in Scenario::value_variants() {
+            for scenario in Scenario::once_each() {
                 let needs = if scenario.needs_hosts() { "hosts" } else { "API" };
                 println!("{scenario:<18} {needs:<6} {}", scenario.description());
             }

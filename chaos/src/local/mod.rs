@@ -12,6 +12,7 @@ pub mod objects;
 pub mod plain;
 pub mod process;
 pub mod readiness;
+pub mod rest;
 pub mod revision;
 pub mod rig;
 mod role;

@@ -48,6 +48,14 @@ pub fn start_time(pid: i32) -> Option<u64> {
     stat_fields(pid)?.get(19)?.parse().ok()
 }
 
+/// Processor time that it used, user's and system's, in clock ticks (proc(5), `stat` fields 14 and 15).
+#[must_use]
+pub fn cpu_ticks(pid: i32) -> Option<u64> {
+    let fields = stat_fields(pid)?;
+    let ticks = |place: usize| fields.get(place)?.parse::<u64>().ok();
+    Some(ticks(11)? + ticks(12)?)
+}
+
 /// True while the process exists and is not a zombie.
 #[must_use]
 pub fn is_alive(pid: i32) -> bool {

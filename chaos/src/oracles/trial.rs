@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use jiff::Timestamp;
-use pgbaton::core::record::{Durability, Record};
+use pgbaton::core::record::{Durability, HistoryEntry, Record};
 use tokio::time::{Instant, sleep};
 
 use super::observer::Observer;
 use super::workload::Workload;
 use super::writers::Oracle;
-use crate::report::{Detail, FaultReport};
+use crate::report::{Detail, FaultReport, timeline};
 
 /// Until a cluster is whole again after a fault is over: a Lease's duration, a clone, and time to spare on a loaded machine.
 const WHOLE_AGAIN: Duration = Duration::from_secs(90);
@@ -54,6 +54,36 @@ impl Inflicted {
             at,
             over: Instant::now(),
             hit: hit.map(str::to_owned),
+            did,
+        }
+    }
+}
+
+impl Inflicted {
+    /// Two that overlap. Of the second one it counts only that it was tried: the first may have taken away what it needs.
+    #[must_use]
+    pub fn both(
+        began: Instant,
+        seed: &str,
+        first: Self,
+        second: Option<(String, Duration, Result<Self>)>,
+    ) -> Self {
+        let mut did = format!("{seed}: {}", first.did);
+        let mut over = first.over;
+        if let Some((fault, after, done)) = second {
+            let what = match done {
+                Ok(done) => {
+                    over = over.max(done.over);
+                    done.did
+                }
+                Err(error) => format!("{fault} could not be done: {error:#}"),
+            };
+            did = format!("{did}; {} ms later: {what}", after.as_millis());
+        }
+        Self {
+            at: first.at.min(began),
+            over,
+            hit: first.hit,
             did,
         }
     }
@@ -131,8 +161,10 @@ impl<S: Subject> Trial<'_, S> {
             .filter(|hit| not_whole.is_empty() && servers.get(*hit) != servers_after.get(*hit));
         let by = |hit| rejoined_by(self.observer, hit, inflicted.at, before.as_ref(), after.as_ref());
         let rejoined_by = came_back.and_then(|hit| by(hit));
-        let (why, phases_ms) = newest_term(before.as_ref(), after.as_ref()).unzip();
+        let newest = newest_term(before.as_ref(), after.as_ref());
         let summary = self.workload.summary(inflicted.at, ended);
+        let outage = self.workload.outage(inflicted.at, ended);
+        let outage = unix_ms(outage.start)..unix_ms(outage.end);
         FaultReport {
             fault: fault.to_string(),
             durability: durability(before.as_ref().or(after.as_ref())).to_owned(),
@@ -145,11 +177,11 @@ impl<S: Subject> Trial<'_, S> {
             new_primary: after.as_ref().and_then(primary),
             rejoined_ms,
             rejoined_by,
-            phases_ms: phases_ms.unwrap_or_default(),
+            phases_ms: newest.map_or_else(Vec::new, |entry| timeline::phases(entry, &outage)),
             detail: Detail {
                 way_back: way_back(self.observer, &inflicted),
                 did: inflicted.did,
-                why,
+                why: newest.map(|entry| entry.why.clone()),
                 unknown: summary.unknown,
                 failed: summary.failed,
                 client_errors: self.workload.errors(inflicted.at, ended),
@@ -202,6 +234,12 @@ fn primary(record: &Record) -> Option<String> {
     Some(record.primary.as_ref()?.member.as_str().to_owned())
 }
 
+/// A moment of the past by the wall clock, in milliseconds since 1970.
+fn unix_ms(at: Instant) -> u64 {
+    let now = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default();
+    now.saturating_sub(millis(at.elapsed()))
+}
+
 async fn served_again(workload: &Workload, since: Instant) -> bool {
     while since.elapsed() < SERVED_BOUND {
         if workload.acknowledged_since(since) > 0 {
@@ -223,13 +261,13 @@ fn timelines(record: &Record) -> BTreeSet<u32> {
         .collect()
 }
 
-/// Why and phases of the last term, when it is a later one than before.
-fn newest_term(before: Option<&Record>, after: Option<&Record>) -> Option<(String, Vec<(String, u64)>)> {
+/// The last term, when it is a later one than before.
+fn newest_term<'a>(before: Option<&Record>, after: Option<&'a Record>) -> Option<&'a HistoryEntry> {
     let newest = after?.history.last()?;
     let known = before
         .and_then(|record| record.history.last())
         .map(|entry| entry.term);
-    (known != Some(newest.term)).then(|| (newest.why.clone(), newest.phases.clone()))
+    (known != Some(newest.term)).then_some(newest)
 }
 
 /// Same data: followed. New data: what its guard was seen to do since `from`.

@@ -1,5 +1,7 @@
 //! Clients that write through the Service's address and remember what they were told about each write.
 
+use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +11,6 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::sql::{self, Connection, Login, Trouble};
-use std::net::Ipv4Addr;
 
 /// Bound for a new connection: the Service's address is local.
 const CONNECT_BOUND: Duration = Duration::from_millis(400);
@@ -154,6 +155,13 @@ impl Workload {
         summarise(&writes, from, to)
     }
 
+    /// The longest time without an acknowledgement.
+    #[must_use]
+    pub fn outage(&self, from: Instant, to: Instant) -> Range<Instant> {
+        let writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
+        longest_gap(&writes, from, to)
+    }
+
     /// Acknowledged writes of the whole run that the primary does not hold.
     ///
     /// # Errors
@@ -237,36 +245,43 @@ pub struct Span {
     pub last_ms: u128,
 }
 
-/// The gaps at both ends of the window count from the last acknowledgement before it and to its end.
 fn summarise(writes: &[Write], from: Instant, to: Instant) -> Summary {
+    let outage = longest_gap(writes, from, to);
     let mut summary = Summary::default();
-    let mut acknowledged: Vec<Instant> = Vec::new();
-    let mut before = None;
-    for write in writes {
-        let inside = write.done >= from && write.done <= to;
-        if write.outcome == Outcome::Acknowledged && write.done < from {
-            before = before.max(Some(write.done));
-        }
-        if !inside {
-            continue;
-        }
+    let inside = |write: &&Write| write.done >= from && write.done <= to;
+    for write in writes.iter().filter(inside) {
         match write.outcome {
-            Outcome::Acknowledged => acknowledged.push(write.done),
+            Outcome::Acknowledged => summary.acknowledged += 1,
             Outcome::Unknown => summary.unknown += 1,
             Outcome::Failed => summary.failed += 1,
             Outcome::ReadOnly => summary.read_only += 1,
         }
     }
-    acknowledged.sort();
-    summary.acknowledged = acknowledged.len() as u64;
-    let mut longest = Duration::ZERO;
-    let mut last = before.unwrap_or(from);
-    for at in acknowledged.into_iter().chain([to]) {
-        longest = longest.max(at.saturating_duration_since(last));
-        last = at;
-    }
+    let longest = outage.end.saturating_duration_since(outage.start);
     summary.outage_ms = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
     summary
+}
+
+/// The longest time without an acknowledgement. The gaps at both ends of the window count from the last one before it and to its end.
+fn longest_gap(writes: &[Write], from: Instant, to: Instant) -> Range<Instant> {
+    let acknowledged = |write: &&Write| write.outcome == Outcome::Acknowledged && write.done <= to;
+    let mut all: Vec<Instant> = writes
+        .iter()
+        .filter(acknowledged)
+        .map(|write| write.done)
+        .collect();
+    all.sort();
+    let inside = all.partition_point(|at| *at < from);
+    let before = inside.checked_sub(1).map_or(from, |last| all[last]);
+    let mut longest = before..before;
+    let mut last = before;
+    for at in all[inside..].iter().copied().chain([to]) {
+        if at.saturating_duration_since(last) > longest.end.saturating_duration_since(longest.start) {
+            longest = last..at;
+        }
+        last = at;
+    }
+    longest
 }
 
 struct ClientTask {

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::report::FaultReport;
 use crate::report::summary::{percentile, rows};
+use crate::report::timeline;
 
 /// Where the runs were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -94,8 +95,7 @@ pub fn markdown_rows(reports: &[FaultReport], ground: Ground) -> String {
     text
 }
 
-/// The median of each phase over the runs that had it, in the order of the first run that had it. What is missing to the outage lies before the
-/// first sign, with the clients, and until a standby streams.
+/// The median of each phase over the runs that had it, in the order of the first run that had it.
 fn phases(reports: &[FaultReport], fault: &str, durability: &str) -> String {
     let mut all: Vec<(&str, Vec<u64>)> = Vec::new();
     let mine = |r: &&FaultReport| r.was_run() && r.fault == fault && r.durability == durability;
@@ -105,8 +105,13 @@ fn phases(reports: &[FaultReport], fault: &str, durability: &str) -> String {
             None => all.push((name, vec![*took])),
         }
     }
-    // A claim comes before what every takeover has, whichever run had one first.
-    all.sort_by_key(|(name, _)| *name != "claim");
+    // These come before what every takeover has, whichever run had one first.
+    all.sort_by_key(|(name, _)| {
+        [timeline::SIGN, "claim"]
+            .iter()
+            .position(|first| first == name)
+            .unwrap_or(2)
+    });
     let shown = all.into_iter().map(|(name, mut times)| {
         times.sort_unstable();
         format!("{name} {}", percentile(&times, 50).unwrap_or_default())

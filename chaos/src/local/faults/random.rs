@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Fault;
 use crate::local::rig::Rig;
+use crate::oracles::chance::Chance;
 use crate::oracles::trial::Inflicted;
 
 /// Longest wait before the first fault, and before the second one after the beginning of the first.
@@ -22,28 +23,6 @@ const ON_TOP: [Fault; 8] = [
     Fault::Switchover,
     Fault::ApiRestart,
 ];
-
-/// Splitmix64: one number says which run it was.
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
-    }
-
-    fn one_of<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
-        let place = usize::try_from(self.below(all.len() as u64)).ok()?;
-        all.get(place)
-    }
-}
 
 /// What a seed stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,10 +47,7 @@ fn choose(seed: u64) -> Option<Choice> {
 
 /// Inflicts one, or two that overlap. Of the second one it counts only that it was tried: the first may have taken away what it needs.
 pub async fn any(rig: &Rig) -> Result<Inflicted> {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| anyhow::anyhow!("the system gave no random bytes: {error}"))?;
-    let seed = u64::from_le_bytes(bytes);
+    let seed = Chance::seed()?;
     let choice = choose(seed).context("nothing to choose from")?;
     sleep(choice.after).await;
     let began = Instant::now();
@@ -81,25 +57,13 @@ pub async fn any(rig: &Rig) -> Result<Inflicted> {
         Some((fault, after, Box::pin(fault.inflict(rig)).await))
     };
     let (first, second) = tokio::join!(Box::pin(choice.first.inflict(rig)), on_top);
-    let first = first?;
-    let mut did = format!("seed {seed:016x}: {}", first.did);
-    let mut over = first.over;
-    if let Some((fault, after, done)) = second {
-        let what = match done {
-            Ok(done) => {
-                over = over.max(done.over);
-                done.did
-            }
-            Err(error) => format!("{fault} could not be done: {error:#}"),
-        };
-        did = format!("{did}; {} ms later: {what}", after.as_millis());
-    }
-    Ok(Inflicted {
-        at: first.at.min(began),
-        over,
-        hit: first.hit,
-        did,
-    })
+    let second = second.map(|(fault, after, done)| (fault.to_string(), after, done));
+    Ok(Inflicted::both(
+        began,
+        &format!("seed {seed:016x}"),
+        first?,
+        second,
+    ))
 }
 
 #[cfg(test)]

@@ -1,0 +1,37 @@
+#!/bin/bash
+# Looks at a cluster at which nothing is done and appends what it cost, and whether anybody took over, to a file under docs/evidence, with
+# date and commit.
+#   scripts/rest.sh PGBATON_CHAOS                 two minutes at rest, into rest.jsonl
+#   scripts/rest.sh --calm PGBATON_CHAOS [TIME]   an hour of full processor load with an API server 2 s late and 8 clients, into calm.jsonl
+set -Eeuo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '%s\n' "$*" >&2; }
+
+evidence=docs/evidence/rest.jsonl options=(--for 2m)
+if [ "${1:-}" = --calm ]; then
+    shift
+    evidence=docs/evidence/calm.jsonl options=(--for "${2:-1h}" --busy --api-latency 2s --clients 8)
+fi
+chaos=${1:?the first argument is the program pgbaton-chaos}
+commit=$(git rev-parse --short=12 HEAD)
+if [ -n "$(git status --porcelain -- . ':!docs/evidence')" ]; then
+    say "error: there are changes that no commit has: commit them first (git status shows them)"
+    exit 1
+fi
+mkdir -p "$(dirname "$evidence")"
+if grep -qs "\"commit\":\"$commit\",\"for\":\"${options[1]}\"" "$evidence"; then
+    say "$evidence has it of commit $commit already"
+    exit 0
+fi
+report=$(mktemp)
+trap 'rm -f "$report"' EXIT
+failed=0
+"$chaos" rest "${options[@]}" >"$report" || failed=1
+if [ ! -s "$report" ]; then
+    say "error: nothing was reported: see above"
+    exit 1
+fi
+sed "s/^{/{\"date\":\"$(date -u +%FT%TZ)\",\"commit\":\"$commit\",\"for\":\"${options[1]}\",/" "$report" | tee -a "$evidence"
+say "recorded in $evidence"
+exit "$failed"
