@@ -163,8 +163,6 @@ impl<S: Subject> Trial<'_, S> {
         let rejoined_by = came_back.and_then(|hit| by(hit));
         let newest = newest_term(before.as_ref(), after.as_ref());
         let summary = self.workload.summary(inflicted.at, ended);
-        let outage = self.workload.outage(inflicted.at, ended);
-        let outage = unix_ms(outage.start)..unix_ms(outage.end);
         FaultReport {
             fault: fault.to_string(),
             durability: durability(before.as_ref().or(after.as_ref())).to_owned(),
@@ -177,7 +175,7 @@ impl<S: Subject> Trial<'_, S> {
             new_primary: after.as_ref().and_then(primary),
             rejoined_ms,
             rejoined_by,
-            phases_ms: newest.map_or_else(Vec::new, |entry| timeline::phases(entry, &outage)),
+            phases_ms: newest.map_or_else(Vec::new, |term| self.phases(term, inflicted.at, ended)),
             detail: Detail {
                 way_back: way_back(self.observer, &inflicted),
                 did: inflicted.did,
@@ -191,6 +189,11 @@ impl<S: Subject> Trial<'_, S> {
                 trouble,
             },
         }
+    }
+
+    fn phases(&self, term: &HistoryEntry, from: Instant, to: Instant) -> Vec<(String, u64)> {
+        let outage = self.workload.outage(from, to);
+        timeline::phases(term, &(unix_ms(outage.start)..unix_ms(outage.end)))
     }
 
     /// What was done, or why it could not be.

@@ -301,10 +301,7 @@ async fn a_clock_that_is_minutes_ahead(place: &Place, member: &str, primary: &st
     let behind = [&format!("the clock of {primary} is about 300 s behind this member's")[..]];
     eventually("its own status says so", || place.is_warned(member, &behind));
     for to in [member, primary] {
-        target
-            .pgbaton("switchover", &["--yes", "--to", to])
-            .await
-            .unwrap();
+        target.pgbaton("switchover", &["--to", to]).await.unwrap();
         place.whole().await;
         assert_eq!(target.primary().await.unwrap(), to);
         // Longer than a Lease: nobody takes it for expired.
