@@ -47,8 +47,9 @@ test: setup ## Run all tests (some fifteen minutes: every fault on real clusters
 outages: build ## Measure outages again and again, for docs/evidence/outages.md (hours; goes on where it was)
 	@scripts/outages.sh $(RELEASE)/pgbaton-chaos $(OUTAGES)
 
-bench: build ## Measure outages beside the goals, and the cost at rest, for docs/evidence/bench.md and rest.jsonl (two hours; goes on where it was)
+bench: build ## Measure outages beside the goals, and the cost at rest, for docs/evidence (two hours; goes on where it was)
 	@scripts/rest.sh $(RELEASE)/pgbaton-chaos
+	@scripts/rest.sh --tps $(RELEASE)/pgbaton-chaos
 	@scripts/outages.sh --bench $(RELEASE)/pgbaton-chaos $(OUTAGES)
 
 calm: build ## An hour of full processor load with a slow API server, for docs/evidence/calm.jsonl: nobody may take over

@@ -13,7 +13,7 @@ use crate::cluster::cli::ClusterCommand;
 use crate::local::demo::{self, Plan};
 use crate::local::faults::Fault;
 use crate::local::settings::Choice;
-use crate::local::{rest, settings, watchdog};
+use crate::local::{rest, settings, tps, watchdog};
 use crate::report::FaultReport;
 use crate::report::bench::{self, Ground};
 use crate::report::evidence;
@@ -35,6 +35,8 @@ enum Command {
     Faults,
     /// Looks at a cluster at which nothing is done: what it costs, and whether anybody takes over nevertheless. One JSON object
     Rest(RestArguments),
+    /// Runs pgbench in turn with sidecars and guards at work and with all of them standing still. One JSON object
+    Tps(TpsArguments),
     /// Scenarios on a real Kubernetes
     #[command(subcommand)]
     Cluster(ClusterCommand),
@@ -153,6 +155,22 @@ impl From<RestArguments> for rest::Plan {
     }
 }
 
+#[derive(Debug, Parser)]
+struct TpsArguments {
+    /// How often each of the two is measured
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=200))]
+    pairs: u16,
+    /// Clients of pgbench
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=60))]
+    clients: u16,
+    /// All addresses are 127.0.SUBNET.x: choose another one to run several clusters at once
+    #[arg(long, default_value_t = 0)]
+    subnet: u8,
+    /// The binary under test [default: pgbaton beside this executable]
+    #[arg(long, value_name = "PATH")]
+    pgbaton: Option<PathBuf>,
+}
+
 fn name_and_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
@@ -208,6 +226,16 @@ pub fn main() -> ExitCode {
             let report = rest::run(given.into()).await?;
             println!("{}", serde_json::to_string(&report)?);
             Ok(report.is_good())
+        }),
+        Command::Tps(given) => run(async {
+            let choice = Choice {
+                subnet: given.subnet,
+                pgbaton: given.pgbaton,
+                ..Choice::default()
+            };
+            let report = tps::run(choice, given.pairs, given.clients).await?;
+            println!("{}", serde_json::to_string(&report)?);
+            Ok(true)
         }),
         Command::Faults => {
             for fault in Fault::ALL.into_iter().chain([Fault::Random]) {

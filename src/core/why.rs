@@ -277,7 +277,7 @@ impl fmt::Display for Why {
                 "sees the Lease of term {term}, and {leader} runs in term {leads}: this member does not reach the API server, or the record is \
                  not written back yet; it waits"
             ),
-            Self::WritingRecordBack { how } => write!(f, "the Lease is damaged ({how}): writing the record back"),
+            Self::WritingRecordBack { how } => write!(f, "the Lease is damaged ({how}): writing the record back, once enough of its standbys have said that nobody has led after it"),
             Self::ForeignData { ours, cluster } => write!(
                 f,
                 "the data here has system identifier {ours}, the cluster {cluster}: not touched; empty PGDATA to have it cloned anew"

@@ -120,6 +120,16 @@ pub struct RejoinLabels {
     pub outcome: Outcome,
 }
 
+/// Which way bytes went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types, reason = "the names are the labels' values")]
+pub enum Direction {
+    /// Questions.
+    sent,
+    /// Answers.
+    received,
+}
+
 /// Labels of API requests.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ApiLabels {
@@ -129,6 +139,13 @@ pub struct ApiLabels {
     pub resource: ApiResource,
     /// How it ended.
     pub outcome: ApiOutcome,
+}
+
+/// Label of the peers' traffic.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DirectionLabel {
+    /// Which way.
+    pub direction: Direction,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -147,6 +164,10 @@ pub struct Metrics {
     pub rejoins: Family<RejoinLabels, Counter>,
     /// Requests to the API server.
     pub api_requests: Family<ApiLabels, Counter>,
+    /// Questions to other members, heartbeats among them.
+    pub peer_questions: Counter,
+    /// Bodies of those questions and of their answers.
+    pub peer_bytes: Family<DirectionLabel, Counter>,
     /// Rounds of the loop.
     pub ticks: Counter,
     /// Times that the guard's permit ran out on this member.
@@ -180,6 +201,8 @@ impl Metrics {
             ]),
             rejoins: Family::default(),
             api_requests: Family::default(),
+            peer_questions: Counter::default(),
+            peer_bytes: Family::default(),
             ticks: Counter::default(),
             permits_lost: Counter::default(),
             role: Family::default(),
@@ -224,6 +247,17 @@ impl Metrics {
             "api_requests",
             "Requests to the API server",
             self.api_requests.clone(),
+        );
+        registry.register(
+            "peer_questions",
+            "Questions to other members, heartbeats among them",
+            self.peer_questions.clone(),
+        );
+        registry.register_with_unit(
+            "peer_traffic",
+            "Bodies of questions to other members and of their answers",
+            Unit::Bytes,
+            self.peer_bytes.clone(),
         );
         registry.register("loop_ticks", "Rounds of the loop", self.ticks.clone());
         registry.register("permits_lost", "Permits that ran out", self.permits_lost.clone());

@@ -14,6 +14,7 @@ use hyper_util::rt::TokioExecutor;
 use super::keys::Keys;
 use super::wire::{Answer, Heartbeat, Key, MAC_HEADER, MESSAGE_MAX, PEERS_VERSION, Question};
 use crate::core::types::{Address, MemberName, Term};
+use crate::http::metrics::{Direction, DirectionLabel, Metrics};
 
 /// Longest time for a TCP connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -45,12 +46,13 @@ pub struct Asker {
     cluster: String,
     /// What the member at each address told to be repeated.
     challenges: Arc<Mutex<Challenges>>,
+    metrics: Metrics,
 }
 
 impl Asker {
     /// Of `me`, which can be asked at `address`, for the cluster of this name.
     #[must_use]
-    pub fn new(keys: Keys, me: MemberName, address: Address, cluster: String) -> Self {
+    pub fn new(keys: Keys, me: MemberName, address: Address, cluster: String, metrics: Metrics) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
@@ -65,6 +67,7 @@ impl Asker {
             address,
             cluster,
             challenges: Arc::default(),
+            metrics,
         }
     }
 
@@ -110,6 +113,8 @@ impl Asker {
             heartbeat,
         };
         let body = serde_json::to_vec(&question).map_err(|e| e.to_string())?;
+        self.metrics.peer_questions.inc();
+        self.count(Direction::sent, body.len());
         let host = if there.ip.contains(':') {
             format!("[{}]", there.ip)
         } else {
@@ -135,6 +140,7 @@ impl Asker {
             .await
             .map_err(|e| e.to_string())?
             .to_bytes();
+        self.count(Direction::received, body.len());
         if !status.is_success() {
             let text: String = String::from_utf8_lossy(&body).chars().take(200).collect();
             let text = format!("it answered {status}: {text}");
@@ -154,6 +160,14 @@ impl Asker {
         }
         challenges.insert(place, answer.challenge.clone());
         Ok(answer)
+    }
+
+    fn count(&self, direction: Direction, bytes: usize) {
+        let counter = self
+            .metrics
+            .peer_bytes
+            .get_or_create(&DirectionLabel { direction });
+        counter.inc_by(bytes as u64);
     }
 }
 

@@ -127,6 +127,7 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
         settings.core.me.clone(),
         settings.core.address.clone(),
         cluster.clone(),
+        metrics.clone(),
     );
     let prober = Prober::new(settings.server.clone(), settings.superuser.clone());
     let promises = promise::Promises::default();

@@ -116,6 +116,7 @@ mod tests {
             fixtures::name(1),
             fixtures::address(1),
             "default/postgres".into(),
+            Metrics::new().0,
         );
         let answer = asker.ask(&there, Told::default(), Duration::from_secs(10)).await;
         serving.abort();

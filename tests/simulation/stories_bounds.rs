@@ -122,6 +122,42 @@ fn a_record_that_somebody_may_have_led_after_is_not_written_back() {
     assert_eq!(world.primary(), Some(1), "{}", world.tell());
 }
 
+/// m1 is out of sight while another one leads and commits are acknowledged; then the Lease is deleted and applied again, and m1 sees that before it
+/// hears of anybody.
+#[test]
+fn a_record_is_not_written_back_before_a_standby_has_said_that_nobody_led_after_it() {
+    let mut early = 0;
+    for seed in 0..60 {
+        let mut world = World::running(Plan {
+            seed,
+            ..Plan::default()
+        });
+        world.run(1_000);
+        world.fault(&CutApi(0, FOR_GOOD));
+        for other in [1, 2] {
+            world.fault(&CutPeers(0, other, FOR_GOOD));
+        }
+        world.until("another member leads", 10_000, |w| {
+            w.primary().is_some_and(|p| p != 0)
+        });
+        let acks = world.checks.acks;
+        world.until("commits are acknowledged there", 2_000, |w| {
+            w.checks.acks > acks + 5
+        });
+        early += u32::from(world.machines[0].permit.is_some());
+        world.damage("deleted and applied again", |l| {
+            (l.term, l.holder, l.record) = (Term(0), None, RecordView::Missing);
+        });
+        world.heal();
+        world.until_whole(SOON);
+        assert_ne!(world.primary(), Some(0), "{}", world.tell());
+    }
+    assert!(
+        early > 30,
+        "the first one's permit had ended in most cases: {early}"
+    );
+}
+
 #[test]
 fn a_sidecar_that_restarts_while_the_lease_is_damaged_writes_the_record_back() {
     let mut world = running();

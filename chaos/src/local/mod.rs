@@ -19,6 +19,7 @@ mod role;
 pub mod settings;
 pub mod store;
 pub mod template;
+pub mod tps;
 pub mod watchdog;
 pub mod watchers;
 pub mod whole;

@@ -16,6 +16,7 @@ use super::process;
 use super::rig::Rig;
 use super::settings::Choice;
 use super::whole;
+use crate::oracles::observer;
 use crate::oracles::workload::Workload;
 
 /// Until a new cluster is whole.
@@ -65,6 +66,12 @@ pub struct Cost {
     pub writes: f64,
     /// Watches open.
     pub watches: u64,
+    /// Questions to other members in a second, heartbeats among them.
+    #[serde(default)]
+    pub questions: f64,
+    /// Bytes of them and of their answers in a second, without HTTP's own.
+    #[serde(default)]
+    pub peer_bytes: f64,
 }
 
 /// What was seen.
@@ -132,7 +139,7 @@ async fn look(plan: &Plan, rig: &Rig) -> Result<RestReport> {
     let window = watch(rig, plan.window).await?;
     let seconds = began.elapsed();
     let takeovers = term(rig)?.saturating_sub(first_term);
-    let mut costs = window.costs(rig, seconds)?;
+    let mut costs = window.costs(rig, seconds).await?;
     rig.store.api().latency(Duration::ZERO);
     drop(load);
     let primary = rig.primary();
@@ -201,6 +208,27 @@ impl Watched {
 struct Window {
     processes: Vec<[Watched; 2]>,
     requests: Requests,
+    /// Of each member: questions and bytes so far.
+    traffic: Vec<[f64; 2]>,
+}
+
+/// Counters of the sidecars' own metrics: questions to other members, bytes of them and of their answers.
+async fn traffic(rig: &Rig) -> Result<Vec<[f64; 2]>> {
+    let mut all = Vec::new();
+    for member in &rig.members {
+        let metrics = observer::get(member.ip, "/metrics").await?;
+        let sum = |name: &str| -> f64 {
+            let lines = metrics.lines().filter(|line| line.starts_with(name));
+            lines
+                .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+                .sum()
+        };
+        all.push([
+            sum("pgbaton_peer_questions_total"),
+            sum("pgbaton_peer_traffic_bytes_total"),
+        ]);
+    }
+    Ok(all)
 }
 
 async fn watch(rig: &Rig, time: Duration) -> Result<Window> {
@@ -213,6 +241,7 @@ async fn watch(rig: &Rig, time: Duration) -> Result<Window> {
     let mut window = Window {
         processes: rig.kubelets.iter().map(both).collect::<Result<_>>()?,
         requests: rig.store.api().requests(),
+        traffic: traffic(rig).await?,
     };
     let until = Instant::now() + time;
     while Instant::now() < until {
@@ -223,10 +252,13 @@ async fn watch(rig: &Rig, time: Duration) -> Result<Window> {
 }
 
 impl Window {
-    fn costs(&self, rig: &Rig, time: Duration) -> Result<Vec<Cost>> {
+    async fn costs(&self, rig: &Rig, time: Duration) -> Result<Vec<Cost>> {
+        let traffic = traffic(rig).await?;
+        let seconds = time.as_secs_f64();
         let requests = rig.store.api().requests().since(&self.requests);
         let mut costs = Vec::new();
-        for (kubelet, [sidecar, guard]) in rig.kubelets.iter().zip(&self.processes) {
+        for (place, (kubelet, [sidecar, guard])) in rig.kubelets.iter().zip(&self.processes).enumerate() {
+            let grown = |what: usize| rounded((traffic[place][what] - self.traffic[place][what]) / seconds);
             let member = kubelet.member().name.clone();
             let writes: u64 = requests
                 .requests
@@ -240,9 +272,11 @@ impl Window {
                 guard_kib: guard.kib,
                 sidecar_cpu: rounded(sidecar.cpu_percent(time)?),
                 guard_cpu: rounded(guard.cpu_percent(time)?),
-                requests: rounded(requests.of(&member) as f64 / time.as_secs_f64()),
-                writes: rounded(writes as f64 / time.as_secs_f64()),
+                requests: rounded(requests.of(&member) as f64 / seconds),
+                writes: rounded(writes as f64 / seconds),
                 watches: requests.watches_of(&member).open,
+                questions: grown(0),
+                peer_bytes: grown(1),
                 member,
             });
         }

@@ -31,6 +31,7 @@ pub fn page(folder: &Path) -> Result<String> {
     );
     calm(&mut text, &lines(folder, "calm.jsonl")?);
     rest(&mut text, &lines(folder, "rest.jsonl")?);
+    tps(&mut text, &lines(folder, "tps.jsonl")?);
     planted(&mut text, &read(folder, "planted.md")?);
     last_part(
         &mut text,
@@ -268,6 +269,8 @@ fn rest(text: &mut String, lines: &[Value]) {
         "API requests a second",
         "of them writes",
         "watches",
+        "questions to others a second",
+        "bytes of them a second",
     ];
     begin(text, "At rest (`make bench`)", &head);
     for line in lines {
@@ -290,9 +293,53 @@ fn rest(text: &mut String, lines: &[Value]) {
                     word(cost, "requests"),
                     word(cost, "writes"),
                     word(cost, "watches"),
+                    word(cost, "questions"),
+                    word(cost, "peer_bytes"),
                 ],
             );
         }
+    }
+}
+
+fn tps(text: &mut String, lines: &[Value]) {
+    if lines.is_empty() {
+        return;
+    }
+    let title = "Cost to clients (`make bench`): pgbench with sidecars and guards at work, and with all of them standing still";
+    let head = [
+        "date",
+        "commit",
+        "clients",
+        "pairs",
+        "with, median TPS",
+        "without, median TPS",
+        "cost, median of the pairs",
+    ];
+    begin(text, title, &head);
+    let median = |line: &Value, key: &str| {
+        let list = line[key].as_array();
+        let mut all: Vec<u64> = list
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_f64)
+            .map(|tps| tps as u64)
+            .collect();
+        all.sort_unstable();
+        percentile(&all, 50).unwrap_or_default().to_string()
+    };
+    for line in lines {
+        row(
+            text,
+            &[
+                last_date(&[line]),
+                word(line, "commit"),
+                word(line, "clients"),
+                line["with"].as_array().map_or(0, Vec::len).to_string(),
+                median(line, "with"),
+                median(line, "without"),
+                format!("{} %", word(line, "cost_percent")),
+            ],
+        );
     }
 }
 

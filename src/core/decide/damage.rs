@@ -4,8 +4,8 @@ use super::{Chosen, Mind};
 use crate::core::action::{ClaimEvidence, GuardOrder, SwapKind};
 use crate::core::observe::{PeerReport, PersonWish, SeenLease};
 use crate::core::phase::Phase;
-use crate::core::record::{HistoryEntry, Record, Step};
-use crate::core::types::{Lsn, MemberName, Term};
+use crate::core::record::{Durability, HistoryEntry, Record, Step};
+use crate::core::types::{Lsn, MemberData, MemberName, Millis, Term};
 use crate::core::why::Why;
 use crate::guard::protocol::{DataState, Server, Status};
 
@@ -99,6 +99,12 @@ impl Mind<'_> {
             // What a former process kept may be older than the last change of names: then it does not say whom commits waited for.
             && (!self.state.led_recalled || guard.synchronous_standby_names == led.current_set().names())
         {
+            let since = *self.state.damaged_since.get_or_insert(self.seen.now);
+            if !self.nobody_led_after(&led, since) {
+                self.ask_peers_every = Millis(50);
+                self.wake_in(Millis(50));
+                return (Phase::Leading, Why::WritingRecordBack { how });
+            }
             let mut record = *led;
             record.term = term;
             record.released = None;
@@ -126,6 +132,24 @@ impl Mind<'_> {
             return (Phase::Damaged, Why::LeaseBehind { term, leader, leads });
         }
         (Phase::Damaged, Why::LeaseDamaged { how })
+    }
+
+    /// Silence is no sign that nobody has led after the record: whoever was cut off would not have heard of it. A later leader would have needed the
+    /// pledges of all but k-1 of the set in force, which every later record holds too, and pledged before the record was lost. So k of it that say
+    /// after that moment that they have seen no later term exclude one; an empty set does it alone. In asynchronous durability nobody leads
+    /// while this permit lives.
+    fn nobody_led_after(&self, led: &Record, since: Millis) -> bool {
+        let set = led.current_set();
+        if led.durability == Durability::Async || set.k == 0 {
+            return true;
+        }
+        let told = |data: &&MemberData| {
+            let peer = self.seen.peers.get(&data.member).filter(|p| p.asked_at >= since);
+            let guard = peer.and_then(|p| p.value.guard.as_ref());
+            let is_it = peer.is_some_and(|p| p.value.data().as_ref() == Some(*data));
+            is_it && guard.is_some_and(|g| g.data == DataState::Complete && g.highest_term <= led.term)
+        };
+        set.standbys.iter().filter(told).count() >= set.k as usize
     }
 
     /// Who runs under a permit of a later term than the Lease's as seen here. Then it is the view that is old, or the record that is about to be
