@@ -20,6 +20,8 @@ pub enum Fault {
     LoseStandby(usize, u64),
     /// The record is lost while a primary and its sidecar run (a sidecar that starts then cannot write it back).
     LoseRecord,
+    /// The Lease is deleted and applied again, at any moment.
+    EmptyLease,
     KillSidecar(usize, u64),
     /// The guard's container restarts: its server dies with it.
     RestartGuard(usize),
@@ -87,6 +89,9 @@ impl World {
                 self.order(&id, PersonWish::Switchover { to: to.map(name) });
             }
             Fault::LoseRecord => self.lose_record_of_a_whole_cluster(),
+            Fault::EmptyLease => self.damage("deleted and applied again", |lease| {
+                (lease.term, lease.holder, lease.record) = (Term(0), None, RecordView::Missing);
+            }),
             Fault::Pause => self.order(&format!("pause{now}"), PersonWish::Pause),
             Fault::Resume => self.order(&format!("resume{now}"), PersonWish::Resume),
             Fault::Reapply(m) => self.sidecars[*m].settings.first_primary = true,

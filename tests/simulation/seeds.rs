@@ -15,10 +15,14 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 
 use crate::faults::Fault;
-use crate::world::{Plan, World};
+use crate::wal;
+use crate::world::{Plan, World, name};
 
 /// Longest time in which a cluster without faults becomes whole.
 const WHOLE_WITHIN: u64 = 150_000;
+/// After the faults nobody helps for so long, nor more often than so.
+const BEFORE_HELP: u64 = 12_000;
+const PERSONS_TRIES: u32 = 5;
 /// How often a schedule that breaks something is made smaller.
 const SHRINKS: u32 = 300;
 
@@ -65,7 +69,8 @@ fn of_people(members: usize) -> impl Strategy<Value = Fault> {
         1 => Just(Fault::Pause),
         1 => Just(Fault::Resume),
         1 => (0..members).prop_map(Fault::Reapply),
-        2 => Just(Fault::LoseRecord),
+        1 => Just(Fault::LoseRecord),
+        1 => Just(Fault::EmptyLease),
     ]
 }
 
@@ -181,6 +186,24 @@ fn aimed(fault: &Fault, world: &World) -> Fault {
     }
 }
 
+/// A person adopts data that holds all that was acknowledged, when nobody could write a lost record back. Nothing may be lost by that.
+fn help(world: &mut World) {
+    for attempt in 0..PERSONS_TRIES {
+        world.run(BEFORE_HELP);
+        if world.api.record().is_some() {
+            return;
+        }
+        let has_all = |m: &crate::machine::Machine| {
+            let log = m.data.as_ref().filter(|_| m.up && !m.incomplete);
+            log.is_some_and(|d| wal::is_within(&world.checks.acked, &d.wal[..m.held()]))
+        };
+        if let Some(best) = world.machines.iter().position(has_all) {
+            let member = name(best);
+            world.order(&format!("adopt{attempt}"), PersonWish::Adopt { member });
+        }
+    }
+}
+
 /// What a run was.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Run {
@@ -217,6 +240,7 @@ fn play(schedule: &Schedule, telling: bool) -> Run {
     if paused || ordered {
         world.order("resume-at-last", PersonWish::Resume);
     }
+    help(&mut world);
     let whole_after = world.until_whole(WHOLE_WITHIN);
     world.run(500);
     Run {

@@ -8,7 +8,7 @@ use pgbaton::core::why::Why;
 use pgbaton::guard::protocol::DownReason;
 
 use crate::faults::Fault::{
-    CutApi, CutPeers, DeletePod, KillPod, KillServer, KillSidecar, SlowStandby, Switchover,
+    CutApi, CutPeers, DeletePod, EmptyLease, KillPod, KillServer, KillSidecar, SlowStandby, Switchover,
 };
 use crate::machine::Proc;
 use crate::world::{Plan, World, name};
@@ -145,9 +145,7 @@ fn a_record_is_not_written_back_before_a_standby_has_said_that_nobody_led_after_
             w.checks.acks > acks + 5
         });
         early += u32::from(world.machines[0].permit.is_some());
-        world.damage("deleted and applied again", |l| {
-            (l.term, l.holder, l.record) = (Term(0), None, RecordView::Missing);
-        });
+        world.fault(&EmptyLease);
         world.heal();
         world.until_whole(SOON);
         assert_ne!(world.primary(), Some(0), "{}", world.tell());
@@ -228,7 +226,7 @@ fn what_is_adopted_goes_on_a_timeline_of_its_own() {
     world.until_whole(SOON);
     assert_eq!(world.primary(), Some(1));
     let record = world.api.record().unwrap();
-    assert_eq!(record.timeline.map(|t| t.0), Some(2), "{}", world.tell());
+    assert!(record.timeline.is_some_and(|t| t.0 > 1), "{}", world.tell());
 }
 
 #[test]

@@ -14,6 +14,7 @@ use super::kube::Kube;
 use super::scenarios::Scenario;
 use super::target::{Target, Tools};
 use super::watchers;
+use crate::oracles::sql;
 use crate::oracles::trial::{Subject, Trial};
 use crate::oracles::workload::Workload;
 use crate::oracles::writers::Oracle;
@@ -21,6 +22,8 @@ use crate::report::FaultReport;
 
 /// Until the cluster is whole before the first scenario.
 const FIRST_WHOLE: Duration = Duration::from_secs(180);
+/// Until the Service leads to its primary.
+const FIRST_SERVED: Duration = Duration::from_secs(60);
 /// Of clients before the first scenario.
 const WARM_UP: Duration = Duration::from_secs(2);
 
@@ -41,6 +44,24 @@ pub struct Plan {
     pub tools: Tools,
 }
 
+/// Waits until the Service leads to the primary: on a host of clients kube-proxy follows some time after everything else is whole.
+async fn first_served(target: &Target) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let Err(error) = sql::ask(&target.login, target.service, "SELECT 1").await else {
+            break;
+        };
+        if began.elapsed() > FIRST_SERVED {
+            return Err(error.context("the cluster is whole, and Service 'postgres' leads nowhere"));
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    if began.elapsed() > Duration::from_secs(1) {
+        eprintln!("the Service led nowhere for {} ms", began.elapsed().as_millis());
+    }
+    Ok(())
+}
+
 /// Runs them; each report as it comes to `report`. Stops at the first one after which the cluster is not whole.
 ///
 /// # Errors
@@ -54,6 +75,7 @@ pub async fn run(plan: Plan, mut report: impl FnMut(&FaultReport)) -> Result<boo
             missing.join("; ")
         );
     }
+    first_served(&target).await?;
     let oracle = Arc::new(Oracle::start(&target.login, target.service).await?);
     let (observer, leases) = watchers::start(&target, &oracle);
     let mut trial = Trial {

@@ -129,6 +129,11 @@ impl Mind<'_> {
         own: Position,
     ) -> Record {
         let mut record = self.adopted(lease, guard, mine, term, own.timeline, BY_A_PERSON);
+        // A server that is down tells no timeline. A term makes one at the most, so no term so far has made one above this.
+        let terms = u32::try_from(term.0).unwrap_or(u32::MAX);
+        record
+            .timelines_given
+            .insert(Timeline(own.timeline.0.saturating_add(terms)));
         let timeline = history::next_timeline(&record, own.timeline);
         record.timeline = Some(timeline);
         record.timelines_given.insert(timeline);
