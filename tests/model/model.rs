@@ -1,0 +1,363 @@
+//! The protocol as a model: who may do what in a state. No clock: whatever may happen at some time may happen now, or never.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use stateright::{Model, Property};
+
+use crate::rules::{Bounds, Faults, Without};
+use crate::state::{
+    FORMERS, Installed, LIVES, Lease, MEMBERS, Member, Mode, NO_SET, Pos, Record, Set, State, TERMS, id,
+};
+use crate::truth::{Broken, Seen};
+
+/// A change of the Lease, as its sender composes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Swap {
+    /// Takes the Lease in the next term; the recorded primary continues with it.
+    Claim,
+    /// Renews for a permit.
+    Renew,
+    /// Writes itself down as primary with this set: the point of no return.
+    Install(Set),
+    /// Puts this set in force.
+    ChangeSet(Set),
+    /// Releases the former sets.
+    DropFormers,
+    /// Gives the Lease up, with the position at rest.
+    GiveUp,
+}
+
+/// What may happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// A client's commit is written by this primary.
+    Write(usize),
+    /// A standby gets the next record.
+    Stream(usize),
+    /// A standby is told to follow the primary installed in this term.
+    Follow(usize, u8),
+    /// A member's data is made anew from the primary installed in this term.
+    Rejoin(usize, u8),
+    /// A guard pledges to the Lease's term.
+    Pledge(usize),
+    /// A swap lands, and its sender learns it.
+    Swap(usize, Swap),
+    /// A swap is sent and its sender gives up on it.
+    SendLate(usize, Swap),
+    /// It lands after all.
+    LandLate,
+    /// A guard gets its permit and starts the server in place, or promotes it to the recorded timeline.
+    Open(usize),
+    /// A primary gets the recorded names.
+    SetNames(usize, Set),
+    /// A leader has seen that its names are in force, and notes how far it was.
+    InForce(usize),
+    /// A leader gives up its right to write and stops its server.
+    Stop(usize),
+    /// A server, its guard or its permit ends.
+    Crash(usize),
+    /// A volume is lost.
+    LoseVolume(usize),
+    /// A sidecar restarts and has forgotten all.
+    Forget(usize),
+}
+
+/// The model.
+#[derive(Debug, Clone)]
+pub struct Protocol {
+    pub bounds: Bounds,
+    pub faults: Faults,
+    pub without: Without,
+    /// Members are the same but for the order in which they are numbered: those that begin as standbys are told apart by their states alone.
+    pub symmetric: bool,
+    /// How often what was gone through.
+    pub counts: Arc<[AtomicUsize; Seen::ALL.len()]>,
+}
+
+impl Protocol {
+    fn first(&self, set: Set) -> State {
+        let root = Pos { timeline: 1, len: 0 };
+        let mut members = [Member {
+            life: 0,
+            is_empty: true,
+            pos: root,
+            mode: Mode::Idle,
+            pledge: 0,
+            highest: 1,
+            permit: 0,
+            names: Set::EMPTY,
+            obeyed: Set::EMPTY,
+            leads: 0,
+            basis: false,
+            wanted: Set::EMPTY,
+            mark: 0,
+        }; MEMBERS];
+        for member in members.iter_mut().take(self.bounds.members) {
+            (member.is_empty, member.mode) = (false, Mode::Follows(0));
+        }
+        let primary = &mut members[0];
+        (primary.mode, primary.permit, primary.leads, primary.basis) = (Mode::Primary, 1, 1, true);
+        (primary.names, primary.obeyed, primary.wanted) = (set, set, set);
+        let record = Record {
+            term: 1,
+            primary: (0, 0),
+            timeline: 1,
+            given: 1,
+            promotions: [Pos::default(); TERMS],
+            current: set,
+            formers: [NO_SET; FORMERS],
+            rest: Pos::default(),
+        };
+        let mut state = State {
+            lease: Lease { term: 1, holder: 0, record },
+            members,
+            installed: [Installed::default(); TERMS],
+            pledged: Default::default(),
+            in_flight: None,
+            forks: [Pos::default(); TERMS],
+            acked: root,
+            opened: root,
+            writes: 0,
+            faults: 0,
+            changes: 0,
+            broken: 0,
+        };
+        state.installed[1] = Installed {
+            member: 0,
+            life: 0,
+            timeline: 1,
+        };
+        state
+    }
+
+    /// How many a set of `n` standbys may wait for.
+    pub fn ks(&self, n: usize) -> std::ops::RangeInclusive<u16> {
+        let n = u16::try_from(n).unwrap();
+        match self.bounds.k {
+            _ if n == 0 => 0..=0,
+            0 => 1..=n,
+            k => k.min(n)..=k.min(n),
+        }
+    }
+
+    /// All sets of some of these lives.
+    pub fn sets_of(&self, lives: &[(usize, u8)]) -> Vec<Set> {
+        let mut sets = Vec::new();
+        for chosen in 0..1_u32 << lives.len() {
+            let some = || lives.iter().enumerate().filter(move |(i, _)| chosen & 1 << i != 0).map(|(_, l)| *l);
+            // The record knows one life of a member's data.
+            if some().zip(some().skip(1)).any(|(a, b)| a.0 == b.0) {
+                continue;
+            }
+            sets.extend(self.ks(some().count()).map(|k| Set::of(some(), k)));
+        }
+        sets
+    }
+
+    fn others(&self, m: usize) -> impl Iterator<Item = usize> + use<> {
+        (0..self.bounds.members).filter(move |x| *x != m)
+    }
+
+    fn server_actions(&self, state: &State, m: usize, actions: &mut Vec<Action>) {
+        let member = &state.members[m];
+        match member.mode {
+            Mode::Primary => {
+                if state.writes < self.bounds.writes {
+                    actions.push(Action::Write(m));
+                }
+                if member.leads != 0 {
+                    self.names_actions(state, m, actions);
+                    actions.push(Action::Stop(m));
+                }
+            }
+            Mode::Follows(upstream) => {
+                let source = &state.members[usize::from(upstream)];
+                if source.mode == Mode::Primary && state.next_towards(member.pos, source.pos).is_some() {
+                    actions.push(Action::Stream(m));
+                }
+            }
+            Mode::Idle => {}
+        }
+        if state.may_pledge(m) {
+            actions.push(Action::Pledge(m));
+        }
+        if state.may_open(m, &self.without) {
+            actions.push(Action::Open(m));
+        }
+        if member.mode != Mode::Primary {
+            self.follow_actions(state, m, actions);
+        }
+    }
+
+    fn names_actions(&self, state: &State, m: usize, actions: &mut Vec<Action>) {
+        let member = &state.members[m];
+        if member.names != member.wanted {
+            actions.push(Action::SetNames(m, member.wanted));
+        }
+        if self.without.recorded_first && state.changes < self.bounds.changes {
+            let sets = self.sets_of(&state.countable(m, self.bounds.members)).into_iter();
+            actions.extend(sets.filter(|s| *s != member.names).map(|s| Action::SetNames(m, s)));
+        }
+        let record = &state.lease.record;
+        let settles = state.lease.holder == id(m) && state.leads_by_record(m) && record.term == member.leads;
+        let is_set = member.names == member.wanted && member.names == record.current;
+        if settles && is_set && record.formers().next().is_some() && member.mark == 0 {
+            actions.push(Action::InForce(m));
+        }
+    }
+
+    fn follow_actions(&self, state: &State, m: usize, actions: &mut Vec<Action>) {
+        let member = &state.members[m];
+        let lowest = if self.without.highest_term { 1 } else { member.highest.max(1) };
+        for term in lowest..=self.bounds.terms {
+            let installed = state.installed[usize::from(term)];
+            let p = usize::from(installed.member);
+            if installed.timeline == 0 || p == m {
+                continue;
+            }
+            let source = &state.members[p];
+            let on_history = state.is_within(member.pos, source.pos);
+            if !member.is_empty && member.mode != Mode::Follows(installed.member) {
+                actions.push(Action::Follow(m, term));
+            }
+            let is_source = source.mode == Mode::Primary && source.life == installed.life;
+            let has_life = usize::from(member.life) + 1 < LIVES || self.without.new_life;
+            if is_source && has_life && (member.is_empty || !on_history) {
+                actions.push(Action::Rejoin(m, term));
+            }
+        }
+    }
+
+    fn fault_actions(&self, state: &State, swaps: &[(usize, Swap)], actions: &mut Vec<Action>) {
+        if state.in_flight.is_some() {
+            actions.push(Action::LandLate);
+        }
+        if state.faults >= self.bounds.faults {
+            return;
+        }
+        for m in 0..self.bounds.members {
+            let member = &state.members[m];
+            let forgets = self.without.pledge_on_disk && member.pledge > 0;
+            if self.faults.crash && (member.mode == Mode::Primary || forgets) {
+                actions.push(Action::Crash(m));
+            }
+            if self.faults.lost_volume && !member.is_empty {
+                actions.push(Action::LoseVolume(m));
+            }
+            if self.faults.forgetful && (member.basis || member.mark > 0) {
+                actions.push(Action::Forget(m));
+            }
+        }
+        if self.faults.late_swap && state.in_flight.is_none() {
+            actions.extend(swaps.iter().map(|(m, swap)| Action::SendLate(*m, *swap)));
+        }
+    }
+
+    /// Every swap that somebody may send now.
+    fn swaps(&self, state: &State) -> Vec<(usize, Swap)> {
+        let mut swaps = Vec::new();
+        let lease = &state.lease;
+        for m in 0..self.bounds.members {
+            let member = &state.members[m];
+            if lease.holder != id(m) {
+                if lease.term < self.bounds.terms && !member.is_empty {
+                    swaps.push((m, Swap::Claim));
+                }
+                continue;
+            }
+            let record = &lease.record;
+            if record.term < lease.term {
+                let sets = state.sets_to_install(m, self);
+                swaps.extend(sets.into_iter().map(|set| (m, Swap::Install(set))));
+            } else if state.leads_by_record(m) {
+                if member.leads != record.term || !member.basis || member.wanted != record.current {
+                    swaps.push((m, Swap::Renew));
+                }
+                if member.mode == Mode::Idle && !member.basis {
+                    swaps.push((m, Swap::GiveUp));
+                }
+                if member.mode == Mode::Primary && state.changes < self.bounds.changes {
+                    let sets = self.sets_of(&state.countable(m, self.bounds.members)).into_iter();
+                    swaps.extend(sets.filter(|s| *s != record.current).map(|s| (m, Swap::ChangeSet(s))));
+                }
+                if member.mode == Mode::Primary && state.may_drop_formers(m, &self.without) {
+                    swaps.push((m, Swap::DropFormers));
+                }
+            }
+        }
+        swaps
+    }
+}
+
+impl Model for Protocol {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        let standbys: Vec<(usize, u8)> = self.others(0).map(|m| (m, 0)).collect();
+        let mut firsts: Vec<State> = self.sets_of(&standbys).into_iter().map(|set| self.first(set)).collect();
+        for state in &mut firsts {
+            self.tidy(state);
+        }
+        firsts.sort_by_key(|s| s.lease.record.current);
+        firsts.dedup();
+        firsts
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        if state.broken != 0 {
+            return;
+        }
+        let swaps = self.swaps(state);
+        actions.extend(swaps.iter().map(|(m, swap)| Action::Swap(*m, *swap)));
+        for m in 0..self.bounds.members {
+            self.server_actions(state, m, actions);
+        }
+        self.fault_actions(state, &swaps, actions);
+    }
+
+    fn next_state(&self, last: &State, action: Action) -> Option<State> {
+        let mut next = *last;
+        self.take(&mut next, action);
+        next.acknowledge(&self.without);
+        self.tidy(&mut next);
+        Some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        let mut properties = vec![
+            Property::always("no acknowledged write is missing on a later primary", |_, s: &State| {
+                !s.has_broken(Broken::Lost)
+            }),
+            Property::always("acknowledged writes lie on one history", |_, s: &State| {
+                !s.has_broken(Broken::Diverged)
+            }),
+            Property::always("no timeline is made twice", |_, s: &State| {
+                !s.has_broken(Broken::TimelineTwice)
+            }),
+            Property::always("a timeline begins where the record says", |_, s: &State| {
+                !s.has_broken(Broken::SwitchPoint)
+            }),
+            Property::always("one server at most runs in a term", |_, s: &State| {
+                !s.has_broken(Broken::TermTwice)
+            }),
+            Property::always("some recorded set covers what was acknowledged", |_, s: &State| s.is_covered()),
+        ];
+        properties.extend(crate::reach::properties(self));
+        properties
+    }
+}
+
+impl Protocol {
+    pub fn count(&self, what: Seen) {
+        self.counts[what as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn tidy(&self, state: &mut State) {
+        state.tidy();
+        if self.symmetric {
+            *state = crate::symmetry::representative(state, self.bounds.members);
+        }
+    }
+}
