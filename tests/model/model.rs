@@ -7,7 +7,7 @@ use stateright::{Model, Property};
 
 use crate::rules::{Bounds, Faults, Without};
 use crate::state::{
-    FORMERS, Installed, LIVES, Lease, MEMBERS, Member, Mode, NO_SET, Pos, Record, Set, State, TERMS, id,
+    FORMERS, Installed, LIVES, Lease, MEMBERS, Member, NO_SET, Pos, Record, Set, State, TERMS, id,
 };
 use crate::truth::{Broken, Seen};
 
@@ -16,7 +16,7 @@ use crate::truth::{Broken, Seen};
 pub enum Swap {
     /// Takes the Lease in the next term; the recorded primary continues with it.
     Claim,
-    /// Renews for a permit.
+    /// Renews, after a swap that gave the Lease up and may not have landed.
     Renew,
     /// Writes itself down as primary with this set: the point of no return.
     Install(Set),
@@ -33,10 +33,8 @@ pub enum Swap {
 pub enum Action {
     /// A client's commit is written by this primary.
     Write(usize),
-    /// A standby gets the next record.
-    Stream(usize),
-    /// A standby is told to follow the primary installed in this term.
-    Follow(usize, u8),
+    /// A standby gets the next record from the primary installed in this term.
+    Stream(usize, u8),
     /// A member's data is made anew from the primary installed in this term.
     Rejoin(usize, u8),
     /// A guard pledges to the Lease's term.
@@ -49,18 +47,16 @@ pub enum Action {
     LandLate,
     /// A guard gets its permit and starts the server in place, or promotes it to the recorded timeline.
     Open(usize),
-    /// A primary gets the recorded names.
-    SetNames(usize, Set),
     /// A leader has seen that its names are in force, and notes how far it was.
     InForce(usize),
-    /// A leader gives up its right to write and stops its server.
-    Stop(usize),
     /// A server, its guard or its permit ends.
     Crash(usize),
     /// A volume is lost.
     LoseVolume(usize),
     /// A sidecar restarts and has forgotten all.
     Forget(usize),
+    /// A server uses a set before it is recorded: only where that rule is out.
+    UseUnrecorded(usize, Set),
 }
 
 /// The model.
@@ -81,24 +77,24 @@ impl Protocol {
         let mut members = [Member {
             life: 0,
             is_empty: true,
-            pos: root,
-            mode: Mode::Idle,
-            pledge: 0,
+            pos: Pos::default(),
+            writes: false,
             highest: 1,
-            permit: 0,
+            leads: 0,
             names: Set::EMPTY,
             obeyed: Set::EMPTY,
-            leads: 0,
-            basis: false,
-            wanted: Set::EMPTY,
             mark: 0,
         }; MEMBERS];
-        for member in members.iter_mut().take(self.bounds.members) {
-            (member.is_empty, member.mode) = (false, Mode::Follows(0));
+        for (m, member) in members.iter_mut().enumerate() {
+            if m < self.bounds.members {
+                (member.is_empty, member.pos) = (false, root);
+            } else {
+                member.highest = self.bounds.terms;
+            }
         }
         let primary = &mut members[0];
-        (primary.mode, primary.permit, primary.leads, primary.basis) = (Mode::Primary, 1, 1, true);
-        (primary.names, primary.obeyed, primary.wanted) = (set, set, set);
+        (primary.writes, primary.leads) = (true, 1);
+        (primary.names, primary.obeyed) = (set, set);
         let record = Record {
             term: 1,
             primary: (0, 0),
@@ -161,69 +157,65 @@ impl Protocol {
 
     fn server_actions(&self, state: &State, m: usize, actions: &mut Vec<Action>) {
         let member = &state.members[m];
-        match member.mode {
-            Mode::Primary => {
-                if state.writes < self.bounds.writes {
-                    actions.push(Action::Write(m));
-                }
-                if member.leads != 0 {
-                    self.names_actions(state, m, actions);
-                    actions.push(Action::Stop(m));
-                }
+        if member.writes {
+            if state.writes < self.bounds.writes && !self.is_last(state, m) {
+                actions.push(Action::Write(m));
             }
-            Mode::Follows(upstream) => {
-                let source = &state.members[usize::from(upstream)];
-                if source.mode == Mode::Primary && state.next_towards(member.pos, source.pos).is_some() {
-                    actions.push(Action::Stream(m));
-                }
-            }
-            Mode::Idle => {}
+            self.leader_actions(state, m, actions);
+        } else {
+            self.standby_actions(state, m, actions);
         }
-        if state.may_pledge(m) {
+        if state.may_pledge(m) && !self.is_over(state) {
             actions.push(Action::Pledge(m));
         }
         if state.may_open(m, &self.without) {
             actions.push(Action::Open(m));
         }
-        if member.mode != Mode::Primary {
-            self.follow_actions(state, m, actions);
+        let forgets = self.without.pledge_on_disk && member.highest > 1;
+        if member.writes || forgets {
+            actions.push(Action::Crash(m));
         }
     }
 
-    fn names_actions(&self, state: &State, m: usize, actions: &mut Vec<Action>) {
+    /// The last term's primary is written down: nobody leads after it, so what can still break is what earlier ones acknowledge.
+    fn is_over(&self, state: &State) -> bool {
+        state.lease.record.term == self.bounds.terms
+    }
+
+    fn is_last(&self, state: &State, m: usize) -> bool {
+        self.is_over(state) && state.leads_by_record(m)
+    }
+
+    fn leader_actions(&self, state: &State, m: usize, actions: &mut Vec<Action>) {
         let member = &state.members[m];
-        if member.names != member.wanted {
-            actions.push(Action::SetNames(m, member.wanted));
-        }
         if self.without.recorded_first && state.changes < self.bounds.changes {
             let sets = self.sets_of(&state.countable(m, self.bounds.members)).into_iter();
-            actions.extend(sets.filter(|s| *s != member.names).map(|s| Action::SetNames(m, s)));
+            let other = sets.filter(|set| *set != member.names);
+            actions.extend(other.map(|set| Action::UseUnrecorded(m, set)));
         }
         let record = &state.lease.record;
         let settles = state.lease.holder == id(m) && state.leads_by_record(m) && record.term == member.leads;
-        let is_set = member.names == member.wanted && member.names == record.current;
-        if settles && is_set && record.formers().next().is_some() && member.mark == 0 {
+        let is_set = member.names == record.current && member.mark == 0;
+        if settles && is_set && record.formers().next().is_some() && !self.is_over(state) {
             actions.push(Action::InForce(m));
         }
     }
 
-    fn follow_actions(&self, state: &State, m: usize, actions: &mut Vec<Action>) {
+    fn standby_actions(&self, state: &State, m: usize, actions: &mut Vec<Action>) {
         let member = &state.members[m];
-        let lowest = if self.without.highest_term { 1 } else { member.highest.max(1) };
-        for term in lowest..=self.bounds.terms {
+        for term in member.highest.max(1)..=self.bounds.terms {
             let installed = state.installed[usize::from(term)];
             let p = usize::from(installed.member);
-            if installed.timeline == 0 || p == m {
+            let source = &state.members[p];
+            if installed.timeline == 0 || p == m || !source.writes || self.is_last(state, p) {
                 continue;
             }
-            let source = &state.members[p];
-            let on_history = state.is_within(member.pos, source.pos);
-            if !member.is_empty && member.mode != Mode::Follows(installed.member) {
-                actions.push(Action::Follow(m, term));
+            if !member.is_empty && state.next_towards(member.pos, source.pos).is_some() {
+                actions.push(Action::Stream(m, term));
             }
-            let is_source = source.mode == Mode::Primary && source.life == installed.life;
+            let is_off = member.is_empty || !state.is_within(member.pos, source.pos);
             let has_life = usize::from(member.life) + 1 < LIVES || self.without.new_life;
-            if is_source && has_life && (member.is_empty || !on_history) {
+            if is_off && source.life == installed.life && has_life {
                 actions.push(Action::Rejoin(m, term));
             }
         }
@@ -238,14 +230,10 @@ impl Protocol {
         }
         for m in 0..self.bounds.members {
             let member = &state.members[m];
-            let forgets = self.without.pledge_on_disk && member.pledge > 0;
-            if self.faults.crash && (member.mode == Mode::Primary || forgets) {
-                actions.push(Action::Crash(m));
-            }
-            if self.faults.lost_volume && !member.is_empty {
+            if self.faults.lost_volume && !member.is_empty && !self.is_over(state) {
                 actions.push(Action::LoseVolume(m));
             }
-            if self.faults.forgetful && (member.basis || member.mark > 0) {
+            if self.faults.forgetful && (member.leads > 0 || member.mark > 0) {
                 actions.push(Action::Forget(m));
             }
         }
@@ -270,18 +258,13 @@ impl Protocol {
             if record.term < lease.term {
                 let sets = state.sets_to_install(m, self);
                 swaps.extend(sets.into_iter().map(|set| (m, Swap::Install(set))));
-            } else if state.leads_by_record(m) {
-                if member.leads != record.term || !member.basis || member.wanted != record.current {
-                    swaps.push((m, Swap::Renew));
-                }
-                if member.mode == Mode::Idle && !member.basis {
-                    swaps.push((m, Swap::GiveUp));
-                }
-                if member.mode == Mode::Primary && state.changes < self.bounds.changes {
+            } else if state.leads_by_record(m) && !self.is_over(state) {
+                swaps.push((m, if member.leads == 0 { Swap::Renew } else { Swap::GiveUp }));
+                if member.writes && state.changes < self.bounds.changes {
                     let sets = self.sets_of(&state.countable(m, self.bounds.members)).into_iter();
                     swaps.extend(sets.filter(|s| *s != record.current).map(|s| (m, Swap::ChangeSet(s))));
                 }
-                if member.mode == Mode::Primary && state.may_drop_formers(m, &self.without) {
+                if member.writes && state.may_drop_formers(m, &self.without) {
                     swaps.push((m, Swap::DropFormers));
                 }
             }

@@ -3,7 +3,7 @@
 use stateright::Property;
 
 use crate::model::Protocol;
-use crate::state::{Mode, State};
+use crate::state::State;
 
 /// The properties that some state must have, as far as the bounds allow them.
 pub fn properties(protocol: &Protocol) -> Vec<Property<Protocol>> {
@@ -17,7 +17,7 @@ pub fn properties(protocol: &Protocol) -> Vec<Property<Protocol>> {
             s.lease.record.term >= 2 && s.lease.record.timeline == 1
         }),
         Property::sometimes("an old primary is a standby again", |_, s: &State| {
-            s.members.iter().any(|m| m.life > 0 && m.mode != Mode::Primary && m.pos.timeline >= 2)
+            s.members.iter().any(|m| m.life > 0 && !m.writes && m.pos.timeline >= 2)
         }),
     ];
     if protocol.bounds.terms >= 3 {
@@ -36,5 +36,5 @@ pub fn properties(protocol: &Protocol) -> Vec<Property<Protocol>> {
 }
 
 fn writers(state: &State) -> usize {
-    state.members.iter().filter(|m| m.mode == Mode::Primary).count()
+    state.members.iter().filter(|m| m.writes).count()
 }

@@ -45,8 +45,6 @@ without! {
     permit_given_up,
     /// 5: a guard that restarts has forgotten its pledge and its highest term
     pledge_on_disk,
-    /// 5: a member that has pledged follows the primary of an older term again
-    highest_term,
     /// 6: the server uses a set before it is recorded
     recorded_first,
     /// 6: a former set leaves the record with the change
@@ -77,7 +75,7 @@ pub struct Bounds {
     pub members: usize,
     /// The last term; the first primary leads term 1.
     pub terms: u8,
-    /// Crashes, lost volumes, late swaps, sidecars that forget.
+    /// Lost volumes, late swaps, sidecars that forget. Crashes are not counted: there may be any number.
     pub faults: u8,
     /// Commits tried.
     pub writes: u8,
@@ -90,8 +88,6 @@ pub struct Bounds {
 /// Which faults there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Faults {
-    /// A primary's server or guard ends, or its permit does.
-    pub crash: bool,
     /// A volume is lost.
     pub lost_volume: bool,
     /// A swap's outcome is not known, and it may land later.
@@ -102,7 +98,6 @@ pub struct Faults {
 
 impl Faults {
     pub const ALL: Self = Self {
-        crash: true,
         lost_volume: true,
         late_swap: true,
         forgetful: true,

@@ -69,7 +69,6 @@ fn tuning() {
         k: u16::from(env("K", 1)),
     };
     let faults = Faults {
-        crash: env("CRASH", 1) > 0,
         lost_volume: env("LOST", 1) > 0,
         late_swap: env("LATE", 1) > 0,
         forgetful: env("FORGET", 1) > 0,

@@ -109,18 +109,9 @@ pub struct Lease {
     pub record: Record,
 }
 
-/// What a server does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Mode {
-    /// Down, or a standby that follows nobody: nothing is received or written.
-    Idle,
-    /// A standby of this member.
-    Follows(u8),
-    /// Read-write.
-    Primary,
-}
-
 /// A member: its data, its guard, and what its sidecar remembers.
+///
+/// Whom a standby follows is not kept: it may get WAL of whoever was installed in a term not below the highest that its guard has seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Member {
     /// The life of its data.
@@ -128,23 +119,16 @@ pub struct Member {
     /// Its volume was lost and not filled again.
     pub is_empty: bool,
     pub pos: Pos,
-    pub mode: Mode,
-    /// On disk: the term that it has pledged to.
-    pub pledge: u8,
-    /// On disk: the highest term that it has seen.
+    /// Its server is read-write.
+    pub writes: bool,
+    /// On disk: the highest term that it has seen, or has pledged to.
     pub highest: u8,
-    /// Read-write under a permit of this term.
-    pub permit: u8,
-    /// `synchronous_standby_names` of the running primary.
+    /// Its sidecar may give its guard a permit of this term, or has; 0: none. What it has not seen since may be otherwise.
+    pub leads: u8,
+    /// The set in force by the last record that its sidecar led with, and the server's names.
     pub names: Set,
     /// What its processes may obey still: `names` alone once these are in force.
     pub obeyed: Set,
-    /// Its sidecar believes that it leads this term; 0: none. What it has not seen since may be otherwise.
-    pub leads: u8,
-    /// A swap of its sidecar allows it to run read-write in that term.
-    pub basis: bool,
-    /// The set in force by the last record that its sidecar led with.
-    pub wanted: Set,
     /// 1 + the entries that the primary had when the names were found in force; 0: not yet.
     pub mark: u8,
 }
@@ -226,14 +210,21 @@ impl State {
             if member.highest > member.leads || member.is_empty {
                 member.leads = 0;
             }
-            if member.leads == 0 {
-                (member.basis, member.wanted) = (false, Set::EMPTY);
+            if member.leads == 0 && !member.writes {
+                member.names = Set::EMPTY;
             }
-            if member.mode != Mode::Primary {
-                (member.permit, member.names, member.obeyed) = (0, Set::EMPTY, Set::EMPTY);
+            if !member.writes {
+                member.obeyed = Set::EMPTY;
             }
-            if member.mode != Mode::Primary || member.leads == 0 {
+            if !member.writes || member.leads == 0 {
                 member.mark = 0;
+            }
+        }
+        // Nobody can be told any more to follow those who led before all that is seen.
+        for (term, installed) in self.installed.iter_mut().enumerate() {
+            let is_over = |m: &Member| usize::from(m.highest) > term && usize::from(m.leads) != term;
+            if self.members.iter().all(is_over) {
+                *installed = Installed::default();
             }
         }
         if self.lease.record.term == self.lease.term {

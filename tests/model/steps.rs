@@ -3,16 +3,17 @@
 use crate::model::{Action, Protocol, Swap};
 use crate::proof::{self, Heard, Kind};
 use crate::rules::Without;
-use crate::state::{Installed, LIVES, Lease, MEMBERS, Mode, NOBODY, Pos, Set, State, id};
+use crate::state::{Installed, LIVES, Lease, MEMBERS, NOBODY, Pos, Set, State, id};
 use crate::truth::{Broken, Seen};
 
 impl State {
     /// A guard pledges when its sidecar sees that the Lease has moved on; a deposed primary's does so at any time.
     pub fn may_pledge(&self, m: usize) -> bool {
         let (member, lease) = (&self.members[m], &self.lease);
-        let is_open = lease.record.term < lease.term;
-        let is_deposed = member.mode == Mode::Primary && !self.leads_by_record(m);
-        !member.is_empty && member.pledge < lease.term && (is_open || is_deposed)
+        if lease.record.term < lease.term {
+            return !member.is_empty && self.pledged[m][usize::from(member.life)].timeline == 0;
+        }
+        member.writes && !self.leads_by_record(m) && member.highest < lease.term
     }
 
     /// A guard starts its server read-write: its sidecar has a basis for the permit, and no later term was seen here.
@@ -20,7 +21,7 @@ impl State {
         let member = &self.members[m];
         let installed = self.installed[usize::from(member.leads)];
         let is_own = (installed.member, installed.life) == (id(m), member.life);
-        let allowed = member.leads > 0 && member.basis && !member.is_empty && member.mode != Mode::Primary;
+        let allowed = member.leads > 0 && !member.is_empty && !member.writes;
         let fork = self.lease.record.promotions[usize::from(installed.timeline)];
         let fits = member.pos.timeline == installed.timeline || member.pos == fork || without.receiver_gone;
         allowed && is_own && fits && member.highest <= member.leads
@@ -31,7 +32,8 @@ impl State {
         let leader = &self.members[m];
         let streams = |x: &usize| {
             let standby = &self.members[*x];
-            standby.mode == Mode::Follows(id(m)) && !standby.is_empty && standby.pos.timeline == leader.pos.timeline
+            let follows = *x != m && !standby.writes && standby.highest <= leader.leads;
+            follows && !standby.is_empty && standby.pos.timeline == leader.pos.timeline
         };
         let mut lives: Vec<(usize, u8)> = self.lease.record.current.standbys().collect();
         lives.extend((0..members).filter(streams).map(|x| (x, self.members[x].life)));
@@ -80,12 +82,11 @@ impl State {
     pub fn proofs(&self, m: usize, protocol: &Protocol) -> Vec<(Heard, Kind)> {
         let (member, lease) = (&self.members[m], &self.lease);
         let own = self.pledged[m][usize::from(member.life)];
-        let is_ready = member.pledge == lease.term && !member.is_empty && member.mode != Mode::Primary;
-        if !is_ready || own.timeline == 0 || self.leads_by_record(m) {
+        if member.is_empty || member.writes || own.timeline == 0 || self.leads_by_record(m) {
             return Vec::new();
         }
         let primary = &self.members[usize::from(lease.record.primary.0)];
-        let rests = !primary.is_empty && primary.mode != Mode::Primary && primary.life == lease.record.primary.1;
+        let rests = !primary.is_empty && !primary.writes && primary.life == lease.record.primary.1;
         let at_rest = (protocol.without.rest_after_pledge && rests).then_some(primary.pos);
         let mut all: Vec<Heard> = vec![[None; MEMBERS]];
         for x in 0..protocol.bounds.members {
@@ -135,16 +136,11 @@ impl Protocol {
                 state.writes += 1;
                 state.members[m].pos.len += 1;
             }
-            Action::Stream(m) => {
-                let Mode::Follows(upstream) = state.members[m].mode else { return };
-                let source = state.members[usize::from(upstream)].pos;
+            Action::Stream(m, term) => {
+                let source = state.members[usize::from(state.installed[usize::from(term)].member)].pos;
                 let next = state.next_towards(state.members[m].pos, source);
-                state.members[m].pos = next.unwrap_or(state.members[m].pos);
-            }
-            Action::Follow(m, term) => {
                 let member = &mut state.members[m];
-                member.mode = Mode::Follows(state.installed[usize::from(term)].member);
-                member.highest = member.highest.max(term);
+                (member.pos, member.highest) = (next.unwrap_or(member.pos), member.highest.max(term));
             }
             Action::Rejoin(m, term) => self.rejoin(state, m, term),
             Action::Pledge(m) => self.pledge(state, m),
@@ -152,12 +148,14 @@ impl Protocol {
                 self.count_swap(state, m, swap);
                 let lease = self.composed(state, m, swap);
                 state.changes += u8::from(matches!(swap, Swap::ChangeSet(_)));
+                self.send(state, m, swap);
                 self.land(state, m, lease);
             }
             Action::SendLate(m, swap) => {
                 state.faults += 1;
                 state.in_flight = Some((id(m), self.composed(state, m, swap)));
                 state.changes += u8::from(matches!(swap, Swap::ChangeSet(_)));
+                self.send(state, m, swap);
             }
             Action::LandLate => {
                 self.count(Seen::LateSwap);
@@ -166,11 +164,10 @@ impl Protocol {
                 }
             }
             Action::Open(m) => self.open(state, m),
-            Action::SetNames(m, set) => {
+            Action::UseUnrecorded(m, set) => {
+                state.changes += 1;
                 let member = &mut state.members[m];
-                member.names = set;
                 member.obeyed = member.obeyed.mixed_with(set);
-                member.mark = 0;
             }
             Action::InForce(m) => {
                 let member = &mut state.members[m];
@@ -179,36 +176,41 @@ impl Protocol {
                     member.obeyed = member.names;
                 }
             }
-            Action::Stop(m) => {
-                let member = &mut state.members[m];
-                member.mode = Mode::Idle;
-                member.basis &= self.without.fresh_swap;
-            }
             Action::Crash(m) => {
-                state.faults += 1;
                 let member = &mut state.members[m];
-                member.mode = Mode::Idle;
+                member.writes = false;
                 if self.without.pledge_on_disk {
-                    (member.pledge, member.highest) = (0, 0);
+                    member.highest = 0;
                 }
             }
             Action::LoseVolume(m) => {
                 state.faults += 1;
                 let member = &mut state.members[m];
-                (member.is_empty, member.mode) = (true, Mode::Idle);
-                (member.pledge, member.highest, member.pos) = (0, 0, Pos::default());
+                (member.is_empty, member.writes) = (true, false);
+                (member.highest, member.pos) = (0, Pos::default());
             }
             Action::Forget(m) => {
                 state.faults += 1;
                 let lease = &state.lease;
                 let leads = lease.holder == id(m) && state.leads_by_record(m) && lease.record.term == lease.term;
                 let member = &mut state.members[m];
-                (member.basis, member.mark) = (false, 0);
-                (member.leads, member.wanted) = if leads {
-                    (lease.term, lease.record.current)
+                member.mark = 0;
+                if leads {
+                    (member.leads, member.names) = (lease.term, lease.record.current);
                 } else {
-                    (0, Set::EMPTY)
-                };
+                    member.leads = 0;
+                }
+            }
+        }
+    }
+
+    /// Who gives the Lease up has given up its permit, and its server is at rest, before it sends that.
+    fn send(&self, state: &mut State, m: usize, swap: Swap) {
+        if swap == Swap::GiveUp {
+            let member = &mut state.members[m];
+            member.writes = false;
+            if !self.without.fresh_swap {
+                member.leads = 0;
             }
         }
     }
@@ -219,23 +221,20 @@ impl Protocol {
         let member = &mut state.members[m];
         self.count(if member.is_empty { Seen::Refilled } else { Seen::Rejoined });
         member.life += u8::from(!self.without.new_life);
-        (member.is_empty, member.pos, member.mode) = (false, pos, Mode::Follows(source));
-        (member.pledge, member.highest) = (0, member.highest.max(term));
+        (member.is_empty, member.pos) = (false, pos);
+        member.highest = member.highest.max(term);
     }
 
     fn pledge(&self, state: &mut State, m: usize) {
         let term = state.lease.term;
         let member = &mut state.members[m];
-        let goes_on = match member.mode {
-            Mode::Primary => self.without.permit_given_up,
-            Mode::Follows(_) => self.without.receiver_gone,
-            Mode::Idle => true,
-        };
-        if !goes_on {
-            member.mode = Mode::Idle;
-        }
-        (member.pledge, member.highest) = (term, member.highest.max(term));
         state.pledged[m][usize::from(member.life)] = member.pos;
+        if member.writes {
+            member.writes = self.without.permit_given_up;
+        } else if self.without.receiver_gone {
+            return;
+        }
+        member.highest = member.highest.max(term);
     }
 
     fn open(&self, state: &mut State, m: usize) {
@@ -244,7 +243,7 @@ impl Protocol {
         let twice = state
             .members
             .iter()
-            .any(|other| other.mode == Mode::Primary && other.permit == term);
+            .any(|other| other.writes && other.leads == term);
         if twice {
             state.break_rule(Broken::TermTwice);
         }
@@ -259,11 +258,11 @@ impl Protocol {
             }
             state.forks[usize::from(timeline)] = left;
             let member = &mut state.members[m];
-            (member.pos.timeline, member.pledge) = (timeline, member.pledge.max(term));
+            member.pos.timeline = timeline;
         }
         let member = &mut state.members[m];
-        (member.mode, member.permit, member.highest) = (Mode::Primary, term, member.highest.max(term));
-        (member.names, member.obeyed) = (member.wanted, member.wanted);
+        (member.writes, member.highest) = (true, member.highest.max(term));
+        member.obeyed = member.names;
         let pos = member.pos;
         state.open(pos);
     }
@@ -343,7 +342,6 @@ impl Protocol {
         if lease.term != state.lease.term && !self.without.pledges_of_this_term {
             state.pledged = Default::default();
         }
-        let gave_up = lease.holder == NOBODY;
         state.lease = lease;
         if !self.without.conditional_swaps {
             state.in_flight = None;
@@ -360,14 +358,16 @@ impl Protocol {
         let leads = record.term == lease.term && lease.holder == id(by) && state.leads_by_record(by);
         let member = &mut state.members[by];
         if leads {
-            if member.leads != lease.term || member.wanted != record.current || record.formers().next().is_none() {
+            if member.leads != lease.term || member.names != record.current || record.formers().next().is_none() {
                 member.mark = 0;
             }
-            (member.leads, member.basis, member.wanted) = (lease.term, true, record.current);
-            if member.mode == Mode::Primary {
-                (member.permit, member.highest) = (lease.term, member.highest.max(lease.term));
+            (member.leads, member.names) = (lease.term, record.current);
+            if member.writes {
+                // A server that runs gets the permit and the names. That they come late is no worse: the old names count on meanwhile.
+                member.highest = member.highest.max(lease.term);
+                member.obeyed = member.obeyed.mixed_with(member.names);
             }
-        } else if gave_up && !self.without.fresh_swap {
+        } else if lease.holder == NOBODY && !self.without.fresh_swap {
             member.leads = 0;
         }
     }

@@ -1,6 +1,6 @@
 //! Members differ in their numbers only, so states that differ in these only are one.
 
-use crate::state::{Lease, MEMBERS, Mode, NO_SET, NOBODY, Set, State, id};
+use crate::state::{Lease, MEMBERS, NO_SET, NOBODY, Set, State, id};
 
 /// The orders in which three members can be numbered, but for the one that is.
 const ORDERS: [[usize; MEMBERS]; 5] = [[0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
@@ -31,12 +31,8 @@ fn renumbered(state: &State, to: [usize; MEMBERS]) -> State {
     for (m, member) in state.members.iter().enumerate() {
         let moved = &mut next.members[to[m]];
         *moved = *member;
-        if let Mode::Follows(upstream) = member.mode {
-            moved.mode = Mode::Follows(number(upstream));
-        }
         moved.names = set(member.names, to);
         moved.obeyed = set(member.obeyed, to);
-        moved.wanted = set(member.wanted, to);
         next.pledged[to[m]] = state.pledged[m];
     }
     for installed in next.installed.iter_mut().filter(|i| i.timeline != 0) {

@@ -2,7 +2,7 @@
 //! the record or the core's functions.
 
 use crate::rules::Without;
-use crate::state::{Mode, Pos, Set, State};
+use crate::state::{Pos, Set, State};
 
 /// What must never be, as bits of `State::broken`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl State {
     pub fn acknowledge(&mut self, without: &Without) {
         for m in 0..self.members.len() {
             let primary = self.members[m];
-            if primary.mode != Mode::Primary {
+            if !primary.writes {
                 continue;
             }
             // Only what was written on its own timeline waits there; what lies before it is acknowledged with it.
