@@ -10,4 +10,5 @@ mod runs;
 mod state;
 mod steps;
 mod symmetry;
+mod tidy;
 mod truth;

@@ -8,6 +8,8 @@ pub const LIVES: usize = 3;
 pub const TERMS: usize = 5;
 /// Former sync sets that a record has room for.
 pub const FORMERS: usize = 8;
+/// The mark of a leader that has seen k of its set flush what it had marked.
+pub const FLUSHED: u8 = u8::MAX;
 /// No member.
 pub const NOBODY: u8 = 9;
 /// No sync set.
@@ -129,7 +131,7 @@ pub struct Member {
     pub names: Set,
     /// What its processes may obey still: `names` alone once these are in force.
     pub obeyed: Set,
-    /// 1 + the entries that the primary had when the names were found in force; 0: not yet.
+    /// 1 + the entries that the primary had when the names were found in force; 0: not yet; `FLUSHED`: k of the set were seen to have them.
     pub mark: u8,
 }
 
@@ -202,34 +204,6 @@ impl State {
     pub fn leads_by_record(&self, m: usize) -> bool {
         let member = &self.members[m];
         !member.is_empty && self.lease.record.primary == (id(m), member.life)
-    }
-
-    /// Takes out what cannot matter any more, so that states which differ only in it are one.
-    pub fn tidy(&mut self) {
-        for member in &mut self.members {
-            if member.highest > member.leads || member.is_empty {
-                member.leads = 0;
-            }
-            if member.leads == 0 && !member.writes {
-                member.names = Set::EMPTY;
-            }
-            if !member.writes {
-                member.obeyed = Set::EMPTY;
-            }
-            if !member.writes || member.leads == 0 {
-                member.mark = 0;
-            }
-        }
-        // Nobody can be told any more to follow those who led before all that is seen.
-        for (term, installed) in self.installed.iter_mut().enumerate() {
-            let is_over = |m: &Member| usize::from(m.highest) > term && usize::from(m.leads) != term;
-            if self.members.iter().all(is_over) {
-                *installed = Installed::default();
-            }
-        }
-        if self.lease.record.term == self.lease.term {
-            self.pledged = Default::default();
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::model::{Action, Protocol, Swap};
 use crate::proof::{self, Heard, Kind};
 use crate::rules::Without;
-use crate::state::{Installed, LIVES, Lease, MEMBERS, NOBODY, Pos, Set, State, id};
+use crate::state::{FLUSHED, Installed, LIVES, Lease, MEMBERS, NOBODY, Pos, Set, State, id};
 use crate::truth::{Broken, Seen};
 
 impl State {
@@ -47,6 +47,9 @@ impl State {
         let (member, record) = (&self.members[m], &self.lease.record);
         if member.mark == 0 || record.formers().next().is_none() || member.names != record.current {
             return false;
+        }
+        if member.mark == FLUSHED {
+            return true;
         }
         let end = Pos {
             timeline: member.pos.timeline,

@@ -1,0 +1,132 @@
+//! Takes out of a state what cannot matter any more, so that states which differ only in it are one.
+
+use crate::model::Protocol;
+use crate::state::{
+    FLUSHED, FORMERS, Installed, LIVES, Lease, MEMBERS, Member, NO_SET, Pos, Set, State, id,
+};
+
+pub fn tidy(state: &mut State, protocol: &Protocol) {
+    for m in 0..MEMBERS {
+        let member = &mut state.members[m];
+        if member.highest > member.leads || member.is_empty {
+            member.leads = 0;
+        }
+        if member.leads == 0 && !member.writes {
+            member.names = Set::EMPTY;
+        }
+        if !member.writes {
+            member.obeyed = Set::EMPTY;
+        }
+        if !member.writes || member.leads == 0 {
+            member.mark = 0;
+        }
+        if member.mark > 0 && state.may_drop_formers(m, &protocol.without) {
+            // What it has seen it does not unsee, whatever becomes of the standby.
+            state.members[m].mark = FLUSHED;
+        }
+    }
+    // Nobody can be told any more to follow those who led before all that is seen.
+    for (term, installed) in state.installed.iter_mut().enumerate() {
+        let is_over = |m: &Member| usize::from(m.highest) > term && usize::from(m.leads) != term;
+        if state.members.iter().all(is_over) {
+            *installed = Installed::default();
+        }
+    }
+    if state.lease.record.term == state.lease.term {
+        state.pledged = Default::default();
+    }
+    if protocol.is_over(state) && !protocol.without.conditional_swaps {
+        end(state, protocol);
+    }
+    if !protocol.without.new_life {
+        renumber_lives(state);
+    }
+}
+
+/// Nobody takes over from the primary of the last term: sets, proofs and faults decide nothing any more.
+fn end(state: &mut State, protocol: &Protocol) {
+    let record = &mut state.lease.record;
+    record.current = Set::EMPTY;
+    record.formers = [NO_SET; FORMERS];
+    record.rest = Pos::default();
+    (state.faults, state.changes) = (protocol.bounds.faults, protocol.bounds.changes);
+    state.in_flight = None;
+    let primary = usize::from(record.primary.0);
+    let member = &mut state.members[primary];
+    if member.leads == state.lease.term {
+        // Whom it waits for matters to nobody: what it acknowledges is its own.
+        (member.names, member.obeyed) = (Set::EMPTY, Set::EMPTY);
+    }
+}
+
+/// A life that nothing names any more gives its number to the next one.
+fn renumber_lives(state: &mut State) {
+    let mut sets = vec![state.lease.record.current];
+    sets.extend(state.lease.record.formers());
+    let mut used = [[false; LIVES]; MEMBERS];
+    let mut note = |m: u8, life: u8| used[usize::from(m)][usize::from(life)] = true;
+    if let Some((_, lease)) = &state.in_flight {
+        sets.push(lease.record.current);
+        sets.extend(lease.record.formers());
+        note(lease.record.primary.0, lease.record.primary.1);
+    }
+    for member in &state.members {
+        sets.extend([member.names, member.obeyed]);
+    }
+    for (m, life) in sets.iter().flat_map(|set| set.standbys()) {
+        note(id(m), life);
+    }
+    note(state.lease.record.primary.0, state.lease.record.primary.1);
+    for installed in state.installed.iter().filter(|i| i.timeline != 0) {
+        note(installed.member, installed.life);
+    }
+    for (m, member) in state.members.iter().enumerate() {
+        note(id(m), member.life);
+        for life in (0..LIVES).filter(|l| state.pledged[m][*l].timeline != 0) {
+            note(id(m), id(life));
+        }
+    }
+    let numbers = used.map(|lives| {
+        let mut next = 0;
+        lives.map(|is_used| {
+            let number = next;
+            next += u8::from(is_used);
+            number
+        })
+    });
+    let changes = (0..MEMBERS).any(|m| (0..LIVES).any(|l| used[m][l] && usize::from(numbers[m][l]) != l));
+    if changes {
+        renumber(state, &numbers);
+    }
+}
+
+fn renumber(state: &mut State, numbers: &[[u8; LIVES]; MEMBERS]) {
+    let life = |m: usize, life: u8| numbers[m][usize::from(life)];
+    let set = |set: Set| {
+        let k = u16::try_from(set.k()).unwrap();
+        Set::of(set.standbys().map(|(m, l)| (m, life(m, l))), k)
+    };
+    let lease = |lease: &mut Lease| {
+        let record = &mut lease.record;
+        record.primary.1 = life(usize::from(record.primary.0), record.primary.1);
+        record.current = set(record.current);
+        let formers: Vec<Set> = record.formers().map(set).collect();
+        record.set_formers(formers.into_iter());
+    };
+    lease(&mut state.lease);
+    if let Some((_, late)) = &mut state.in_flight {
+        lease(late);
+    }
+    for installed in state.installed.iter_mut().filter(|i| i.timeline != 0) {
+        installed.life = life(usize::from(installed.member), installed.life);
+    }
+    for (m, member) in state.members.iter_mut().enumerate() {
+        (member.names, member.obeyed) = (set(member.names), set(member.obeyed));
+        let told = state.pledged[m];
+        state.pledged[m] = Default::default();
+        for l in (0..LIVES).filter(|l| told[*l].timeline != 0) {
+            state.pledged[m][usize::from(life(m, id(l)))] = told[l];
+        }
+        member.life = life(m, member.life);
+    }
+}
