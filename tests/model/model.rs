@@ -172,7 +172,7 @@ impl Protocol {
             actions.push(Action::Open(m));
         }
         let forgets = self.without.pledge_on_disk && member.highest > 1;
-        if member.writes || forgets {
+        if (member.writes || forgets) && state.faults < self.bounds.faults {
             actions.push(Action::Crash(m));
         }
     }
@@ -180,6 +180,11 @@ impl Protocol {
     /// The last term's primary is written down: nobody leads after it, so what can still break is what earlier ones acknowledge.
     pub fn is_over(&self, state: &State) -> bool {
         state.lease.record.term == self.bounds.terms
+    }
+
+    /// The last term's Lease is taken, and nobody is written down yet.
+    pub fn is_last_claim(&self, state: &State) -> bool {
+        state.lease.term == self.bounds.terms && !self.is_over(state)
     }
 
     fn is_last(&self, state: &State, m: usize) -> bool {
@@ -326,7 +331,7 @@ impl Model for Protocol {
                 !s.has_broken(Broken::TermTwice)
             }),
             Property::always("some recorded set covers what was acknowledged", |p: &Self, s: &State| {
-                p.is_over(s) || s.is_covered()
+                s.lease.term == p.bounds.terms || s.is_covered()
             }),
         ];
         properties.extend(crate::reach::properties(self));

@@ -39,7 +39,7 @@ impl Set {
         Self(bits).with_k(k)
     }
 
-    fn with_k(self, k: u16) -> Self {
+    pub fn with_k(self, k: u16) -> Self {
         let bits = self.bits();
         let n = u16::try_from(bits.count_ones()).unwrap_or(u16::MAX);
         Self(bits | k.min(n) << K_AT)

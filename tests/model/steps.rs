@@ -180,6 +180,7 @@ impl Protocol {
                 }
             }
             Action::Crash(m) => {
+                state.faults += 1;
                 let member = &mut state.members[m];
                 member.writes = false;
                 if self.without.pledge_on_disk {

@@ -1,6 +1,7 @@
 //! Takes out of a state what cannot matter any more, so that states which differ only in it are one.
 
 use crate::model::Protocol;
+use crate::rules::Without;
 use crate::state::{
     FLUSHED, FORMERS, Installed, LIVES, Lease, MEMBERS, Member, NO_SET, Pos, Set, State, id,
 };
@@ -17,7 +18,7 @@ pub fn tidy(state: &mut State, protocol: &Protocol) {
         if !member.writes {
             member.obeyed = Set::EMPTY;
         }
-        if !member.writes || member.leads == 0 {
+        if !member.writes || member.leads == 0 || state.lease.holder != id(m) {
             member.mark = 0;
         }
         if member.mark > 0 && state.may_drop_formers(m, &protocol.without) {
@@ -37,6 +38,9 @@ pub fn tidy(state: &mut State, protocol: &Protocol) {
     }
     if protocol.is_over(state) && !protocol.without.conditional_swaps {
         end(state, protocol);
+    } else if protocol.is_last_claim(state) && protocol.without == Without::default() {
+        state.changes = protocol.bounds.changes;
+        only_what_proofs_need(state);
     }
     if !protocol.without.new_life {
         renumber_lives(state);
@@ -57,6 +61,51 @@ fn end(state: &mut State, protocol: &Protocol) {
         // Whom it waits for matters to nobody: what it acknowledges is its own.
         (member.names, member.obeyed) = (Set::EMPTY, Set::EMPTY);
     }
+}
+
+/// Nobody changes sets any more and one member alone may still be promoted: a set that asks for nothing beyond what another one asks for
+/// decides nothing, nor does a life that is over and has not pledged.
+fn only_what_proofs_need(state: &mut State) {
+    let is_dead = |m: usize, life: u8| {
+        let member = &state.members[m];
+        let is_over = member.is_empty || member.life != life;
+        is_over && state.pledged[m][usize::from(life)].timeline == 0
+    };
+    let mut asked: Vec<(u16, u32)> = Vec::new();
+    let record = &state.lease.record;
+    for set in std::iter::once(record.current).chain(record.formers()) {
+        let needed = set.standbys().count() + 1 - usize::try_from(set.k()).unwrap();
+        let alive = Set::of(set.standbys().filter(|(m, life)| !is_dead(*m, *life)), 0);
+        let needed = u32::try_from(needed).unwrap();
+        if set.k() == 0 || needed > alive.0.count_ones() {
+            // No pledges will ever do.
+            asked = vec![(0, 1)];
+            break;
+        }
+        asked.push((alive.0, needed));
+    }
+    asked.sort_unstable();
+    asked.dedup();
+    let follows = |of: &(u16, u32), from: &(u16, u32)| {
+        of != from && (of.0 & from.0).count_ones() + from.1 >= from.0.count_ones() + of.1
+    };
+    let mut kept: Vec<(u16, u32)> = Vec::new();
+    for (i, set) in asked.iter().enumerate() {
+        // Of two that ask for the same the first is kept.
+        let is_asked = kept.iter().any(|other| follows(set, other));
+        let will_be = asked[i + 1..].iter().any(|other| follows(set, other) && !follows(other, set));
+        if !is_asked && !will_be {
+            kept.push(*set);
+        }
+    }
+    let sets = kept.iter().map(|(bits, needed)| {
+        let k = (bits.count_ones() + 1).saturating_sub(*needed);
+        Set(*bits).with_k(u16::try_from(k).unwrap())
+    });
+    let sets: Vec<Set> = sets.collect();
+    let record = &mut state.lease.record;
+    record.current = sets[0];
+    record.set_formers(sets[1..].iter().copied());
 }
 
 /// A life that nothing names any more gives its number to the next one.
