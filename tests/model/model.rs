@@ -59,6 +59,9 @@ pub enum Action {
     UseUnrecorded(usize, Set),
 }
 
+/// The property that is broken first when a set is dropped too early, some steps before anything can be lost.
+pub const COVERED: &str = "some recorded set covers what was acknowledged";
+
 /// The model.
 #[derive(Debug, Clone)]
 pub struct Protocol {
@@ -330,7 +333,7 @@ impl Model for Protocol {
             Property::always("one server at most runs in a term", |_, s: &State| {
                 !s.has_broken(Broken::TermTwice)
             }),
-            Property::always("some recorded set covers what was acknowledged", |p: &Self, s: &State| {
+            Property::always(COVERED, |p: &Self, s: &State| {
                 s.lease.term == p.bounds.terms || s.is_covered()
             }),
         ];

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
 
-use crate::model::Protocol;
+use crate::model::{COVERED, Protocol};
 use crate::rules::{Bounds, Faults, Without};
 use crate::truth::Seen;
 
@@ -156,21 +156,21 @@ fn tuning() {
     exhaust("tuning", bounds, faults);
 }
 
-/// The shortest way to something broken that is found; none: nothing was.
+/// The shortest way to real harm that is found, not only to a set that does not cover; none: nothing was.
 fn counterexample(without: Without, bounds: Bounds, faults: Faults) -> Option<(String, Vec<String>, usize)> {
     let protocol = protocol(bounds, faults, without);
-    let always: Vec<&'static str> = protocol
+    let harm: Vec<&'static str> = protocol
         .properties()
         .into_iter()
-        .filter(|p| p.expectation == Expectation::Always)
+        .filter(|p| p.expectation == Expectation::Always && p.name != COVERED)
         .map(|p| p.name)
         .collect();
     let checker = protocol
         .checker()
-        .finish_when(HasDiscoveries::AnyFailures)
+        .finish_when(HasDiscoveries::AnyOf(harm.iter().copied().collect()))
         .spawn_bfs()
         .join();
-    let found = always.into_iter().find_map(|name| Some((name, checker.discovery(name)?)));
+    let found = harm.into_iter().find_map(|name| Some((name, checker.discovery(name)?)));
     found.map(|(name, path)| {
         let steps = path.into_actions().iter().map(|a| format!("{a:?}")).collect();
         (name.to_owned(), steps, checker.unique_state_count())
@@ -184,11 +184,14 @@ fn without_any_one_rule_something_breaks() {
         let bounds = Bounds {
             members: 3,
             terms: 3,
-            faults: 2,
-            writes: 2,
-            changes: 1,
-            k: 1,
+            faults: 1,
+            writes: env("W", 1),
+            changes: env("C", 1),
+            k: 0,
         };
+        if std::env::var("ONLY").is_ok_and(|only| !only.split(',').any(|o| o == name)) {
+            continue;
+        }
         let began = Instant::now();
         match counterexample(without, bounds, Faults::ALL) {
             Some((property, steps, states)) => {
@@ -199,7 +202,10 @@ fn without_any_one_rule_something_breaks() {
                     steps.join(" ")
                 );
             }
-            None => missed.push(name),
+            None => {
+                println!("{name}: nothing, {:.1} s", began.elapsed().as_secs_f64());
+                missed.push(name);
+            }
         }
     }
     assert!(missed.is_empty(), "nothing breaks without {missed:?}");

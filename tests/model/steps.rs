@@ -11,7 +11,8 @@ impl State {
     pub fn may_pledge(&self, m: usize) -> bool {
         let (member, lease) = (&self.members[m], &self.lease);
         if lease.record.term < lease.term {
-            return !member.is_empty && self.pledged[m][usize::from(member.life)].timeline == 0;
+            let has_told = self.pledged[m][usize::from(member.life)].timeline != 0;
+            return !member.is_empty && (!has_told || member.highest < lease.term);
         }
         member.writes && !self.leads_by_record(m) && member.highest < lease.term
     }

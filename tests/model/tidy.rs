@@ -33,7 +33,7 @@ pub fn tidy(state: &mut State, protocol: &Protocol) {
             *installed = Installed::default();
         }
     }
-    if state.lease.record.term == state.lease.term {
+    if state.lease.record.term == state.lease.term && !protocol.without.pledges_of_this_term {
         state.pledged = Default::default();
     }
     if protocol.is_over(state) && !protocol.without.conditional_swaps {
