@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod may;
 mod model;
 mod proof;
 mod reach;

@@ -55,6 +55,10 @@ pub enum Action {
     LoseVolume(usize),
     /// A sidecar restarts and has forgotten all.
     Forget(usize),
+    /// The Lease is emptied.
+    LoseRecord,
+    /// A server that runs writes the record back that its sidecar led with.
+    WriteBack(usize),
     /// A server uses a set before it is recorded: only where that rule is out.
     UseUnrecorded(usize, Set),
 }
@@ -109,10 +113,16 @@ impl Protocol {
             rest: Pos::default(),
         };
         let mut state = State {
-            lease: Lease { term: 1, holder: 0, record },
+            lease: Lease {
+                term: 1,
+                holder: 0,
+                record,
+                is_lost: false,
+            },
             members,
             installed: [Installed::default(); TERMS],
             pledged: Default::default(),
+            before: None,
             in_flight: None,
             forks: [Pos::default(); TERMS],
             acked: root,
@@ -144,7 +154,13 @@ impl Protocol {
     pub fn sets_of(&self, lives: &[(usize, u8)]) -> Vec<Set> {
         let mut sets = Vec::new();
         for chosen in 0..1_u32 << lives.len() {
-            let some = || lives.iter().enumerate().filter(move |(i, _)| chosen & 1 << i != 0).map(|(_, l)| *l);
+            let some = || {
+                lives
+                    .iter()
+                    .enumerate()
+                    .filter(move |(i, _)| chosen & 1 << i != 0)
+                    .map(|(_, l)| *l)
+            };
             // The record knows one life of a member's data.
             if some().zip(some().skip(1)).any(|(a, b)| a.0 == b.0) {
                 continue;
@@ -233,8 +249,15 @@ impl Protocol {
         if state.in_flight.is_some() {
             actions.push(Action::LandLate);
         }
+        if state.lease.is_lost {
+            let able = (0..self.bounds.members).filter(|m| state.may_write_back(*m, self));
+            actions.extend(able.map(Action::WriteBack));
+        }
         if state.faults >= self.bounds.faults {
             return;
+        }
+        if self.faults.lost_record && !state.lease.is_lost {
+            actions.push(Action::LoseRecord);
         }
         for m in 0..self.bounds.members {
             let member = &state.members[m];
@@ -254,10 +277,15 @@ impl Protocol {
     fn swaps(&self, state: &State) -> Vec<(usize, Swap)> {
         let mut swaps = Vec::new();
         let lease = &state.lease;
+        if lease.is_lost {
+            return swaps;
+        }
         for m in 0..self.bounds.members {
             let member = &state.members[m];
             if lease.holder != id(m) {
-                if lease.term < self.bounds.terms && !member.is_empty {
+                // A Lease below what a member has on disk is damaged to it.
+                let is_sound = lease.term >= member.highest;
+                if lease.term < self.bounds.terms && !member.is_empty && is_sound {
                     swaps.push((m, Swap::Claim));
                 }
                 continue;
@@ -267,10 +295,20 @@ impl Protocol {
                 let sets = state.sets_to_install(m, self);
                 swaps.extend(sets.into_iter().map(|set| (m, Swap::Install(set))));
             } else if state.leads_by_record(m) && !self.is_over(state) {
-                swaps.push((m, if member.leads == 0 { Swap::Renew } else { Swap::GiveUp }));
+                swaps.push((
+                    m,
+                    if member.leads == 0 {
+                        Swap::Renew
+                    } else {
+                        Swap::GiveUp
+                    },
+                ));
                 if member.writes && state.changes < self.bounds.changes {
                     let sets = self.sets_of(&state.countable(m, self.bounds.members)).into_iter();
-                    swaps.extend(sets.filter(|s| *s != record.current).map(|s| (m, Swap::ChangeSet(s))));
+                    swaps.extend(
+                        sets.filter(|s| *s != record.current)
+                            .map(|s| (m, Swap::ChangeSet(s))),
+                    );
                 }
                 if member.writes && state.may_drop_formers(m, &self.without) {
                     swaps.push((m, Swap::DropFormers));
@@ -287,7 +325,11 @@ impl Model for Protocol {
 
     fn init_states(&self) -> Vec<State> {
         let standbys: Vec<(usize, u8)> = self.others(0).map(|m| (m, 0)).collect();
-        let mut firsts: Vec<State> = self.sets_of(&standbys).into_iter().map(|set| self.first(set)).collect();
+        let mut firsts: Vec<State> = self
+            .sets_of(&standbys)
+            .into_iter()
+            .map(|set| self.first(set))
+            .collect();
         for state in &mut firsts {
             self.tidy(state);
         }
@@ -318,9 +360,10 @@ impl Model for Protocol {
 
     fn properties(&self) -> Vec<Property<Self>> {
         let mut properties = vec![
-            Property::always("no acknowledged write is missing on a later primary", |_, s: &State| {
-                !s.has_broken(Broken::Lost)
-            }),
+            Property::always(
+                "no acknowledged write is missing on a later primary",
+                |_, s: &State| !s.has_broken(Broken::Lost),
+            ),
             Property::always("acknowledged writes lie on one history", |_, s: &State| {
                 !s.has_broken(Broken::Diverged)
             }),
@@ -334,7 +377,7 @@ impl Model for Protocol {
                 !s.has_broken(Broken::TermTwice)
             }),
             Property::always(COVERED, |p: &Self, s: &State| {
-                s.lease.term == p.bounds.terms || s.is_covered()
+                s.lease.term == p.bounds.terms || s.lease.is_lost || s.is_covered()
             }),
         ];
         properties.extend(crate::reach::properties(self));

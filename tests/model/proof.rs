@@ -175,7 +175,8 @@ fn judge_anew(
 
 /// Whether WAL up to `first` lies within WAL up to `own`, by the record.
 pub fn is_within(record: &Record, first: Pos, own: Pos) -> bool {
-    first == own || history::compare(&core_record(record), position(first), position(own)) == history::Order::Within
+    first == own
+        || history::compare(&core_record(record), position(first), position(own)) == history::Order::Within
 }
 
 /// The number for the next promotion.

@@ -65,6 +65,8 @@ without! {
     rest_removed,
     /// 8: a primary that gave up its permit runs again without a fresh swap
     fresh_swap,
+    /// damaged Lease: a leader writes its record back without hearing that k of a set have seen no later term
+    heard_before_write_back,
     /// 8: the next timeline is the next number here, not above all given out
     fresh_timeline,
 }
@@ -94,12 +96,16 @@ pub struct Faults {
     pub late_swap: bool,
     /// A sidecar restarts.
     pub forgetful: bool,
+    /// The Lease is emptied, and a leader writes back what it led with.
+    pub lost_record: bool,
 }
 
 impl Faults {
+    /// All but a lost record.
     pub const ALL: Self = Self {
         lost_volume: true,
         late_swap: true,
         forgetful: true,
+        lost_record: false,
     };
 }

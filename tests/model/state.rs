@@ -33,9 +33,9 @@ impl Set {
 
     /// Of these lives, `k` at the most.
     pub fn of(standbys: impl IntoIterator<Item = (usize, u8)>, k: u16) -> Self {
-        let bits = standbys
-            .into_iter()
-            .fold(0_u16, |bits, (m, life)| bits | 1 << (m * LIVES + usize::from(life)));
+        let bits = standbys.into_iter().fold(0_u16, |bits, (m, life)| {
+            bits | 1 << (m * LIVES + usize::from(life))
+        });
         Self(bits).with_k(k)
     }
 
@@ -97,7 +97,10 @@ impl Record {
         let mut sorted: Vec<Set> = formers.collect();
         sorted.sort_unstable();
         sorted.dedup();
-        assert!(sorted.len() <= FORMERS, "more former sets than the state has room for");
+        assert!(
+            sorted.len() <= FORMERS,
+            "more former sets than the state has room for"
+        );
         self.formers = [NO_SET; FORMERS];
         self.formers[..sorted.len()].copy_from_slice(&sorted);
     }
@@ -109,6 +112,8 @@ pub struct Lease {
     pub term: u8,
     pub holder: u8,
     pub record: Record,
+    /// It was emptied: nobody can read the record.
+    pub is_lost: bool,
 }
 
 /// A member: its data, its guard, and what its sidecar remembers.
@@ -152,6 +157,8 @@ pub struct State {
     pub installed: [Installed; TERMS],
     /// Pledges to the Lease's term that were answered, by member and life: an answer may be late and is never unsaid.
     pub pledged: [[Pos; LIVES]; MEMBERS],
+    /// The record that the leader before the recorded one led with last; kept only where records are lost.
+    pub before: Option<Record>,
     /// A swap whose outcome its sender does not know, and who that is: it may land later.
     pub in_flight: Option<(u8, Lease)>,
     /// The truth: by timeline, where it left its parent; 0 for one that was never begun.
@@ -195,7 +202,10 @@ impl State {
         }
         let Pos { timeline, len } = from;
         Some(if len < end {
-            Pos { timeline, len: len + 1 }
+            Pos {
+                timeline,
+                len: len + 1,
+            }
         } else {
             Pos { timeline: child, len }
         })

@@ -1,33 +1,37 @@
 //! Members differ in their numbers only, so states that differ in these only are one.
 
-use crate::state::{Lease, MEMBERS, NO_SET, NOBODY, Set, State, id};
+use crate::state::{MEMBERS, NO_SET, NOBODY, Record, Set, State, id};
 
 /// The orders in which three members can be numbered, but for the one that is.
 const ORDERS: [[usize; MEMBERS]; 5] = [[0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
 
 /// The least of all states that are the same.
 pub fn representative(state: &State, members: usize) -> State {
-    let orders = ORDERS.iter().filter(|order| (members..MEMBERS).all(|m| order[m] == m));
-    orders.map(|order| renumbered(state, *order)).fold(*state, Ord::min)
+    let orders = ORDERS
+        .iter()
+        .filter(|order| (members..MEMBERS).all(|m| order[m] == m));
+    orders
+        .map(|order| renumbered(state, *order))
+        .fold(*state, Ord::min)
 }
 
 /// `to[m]` is the new number of `m`.
 fn renumbered(state: &State, to: [usize; MEMBERS]) -> State {
     let mut next = *state;
     let number = |m: u8| if m == NOBODY { m } else { id(to[usize::from(m)]) };
-    let renumber_lease = |lease: &mut Lease| {
-        lease.holder = number(lease.holder);
-        let record = &mut lease.record;
+    let renumber_record = |record: &mut Record| {
         record.primary.0 = number(record.primary.0);
         record.current = set(record.current, to);
         let formers: Vec<Set> = record.formers().map(|former| set(former, to)).collect();
         record.set_formers(formers.into_iter());
     };
-    renumber_lease(&mut next.lease);
+    next.lease.holder = number(next.lease.holder);
+    renumber_record(&mut next.lease.record);
     if let Some((by, lease)) = &mut next.in_flight {
-        *by = number(*by);
-        renumber_lease(lease);
+        (*by, lease.holder) = (number(*by), number(lease.holder));
+        renumber_record(&mut lease.record);
     }
+    next.before.iter_mut().for_each(renumber_record);
     for (m, member) in state.members.iter().enumerate() {
         let moved = &mut next.members[to[m]];
         *moved = *member;

@@ -3,7 +3,7 @@
 use crate::model::Protocol;
 use crate::rules::Without;
 use crate::state::{
-    FLUSHED, FORMERS, Installed, LIVES, Lease, MEMBERS, Member, NO_SET, Pos, Set, State, id,
+    FLUSHED, FORMERS, Installed, LIVES, MEMBERS, Member, NO_SET, Pos, Record, Set, State, id,
 };
 
 pub fn tidy(state: &mut State, protocol: &Protocol) {
@@ -36,7 +36,10 @@ pub fn tidy(state: &mut State, protocol: &Protocol) {
     if state.lease.record.term == state.lease.term && !protocol.without.pledges_of_this_term {
         state.pledged = Default::default();
     }
-    if protocol.is_over(state) && !protocol.without.conditional_swaps {
+    let goes_on = protocol.without.conditional_swaps || protocol.faults.lost_record;
+    if goes_on {
+        // What seems over may come back.
+    } else if protocol.is_over(state) {
         end(state, protocol);
     } else if protocol.is_last_claim(state) && protocol.without == Without::default() {
         state.changes = protocol.bounds.changes;
@@ -93,7 +96,9 @@ fn only_what_proofs_need(state: &mut State) {
     for (i, set) in asked.iter().enumerate() {
         // Of two that ask for the same the first is kept.
         let is_asked = kept.iter().any(|other| follows(set, other));
-        let will_be = asked[i + 1..].iter().any(|other| follows(set, other) && !follows(other, set));
+        let will_be = asked[i + 1..]
+            .iter()
+            .any(|other| follows(set, other) && !follows(other, set));
         if !is_asked && !will_be {
             kept.push(*set);
         }
@@ -110,14 +115,14 @@ fn only_what_proofs_need(state: &mut State) {
 
 /// A life that nothing names any more gives its number to the next one.
 fn renumber_lives(state: &mut State) {
-    let mut sets = vec![state.lease.record.current];
-    sets.extend(state.lease.record.formers());
+    let mut sets = Vec::new();
     let mut used = [[false; LIVES]; MEMBERS];
     let mut note = |m: u8, life: u8| used[usize::from(m)][usize::from(life)] = true;
-    if let Some((_, lease)) = &state.in_flight {
-        sets.push(lease.record.current);
-        sets.extend(lease.record.formers());
-        note(lease.record.primary.0, lease.record.primary.1);
+    let late = state.in_flight.iter().map(|(_, lease)| &lease.record);
+    for record in late.chain([&state.lease.record]).chain(&state.before) {
+        sets.push(record.current);
+        sets.extend(record.formers());
+        note(record.primary.0, record.primary.1);
     }
     for member in &state.members {
         sets.extend([member.names, member.obeyed]);
@@ -125,7 +130,6 @@ fn renumber_lives(state: &mut State) {
     for (m, life) in sets.iter().flat_map(|set| set.standbys()) {
         note(id(m), life);
     }
-    note(state.lease.record.primary.0, state.lease.record.primary.1);
     for installed in state.installed.iter().filter(|i| i.timeline != 0) {
         note(installed.member, installed.life);
     }
@@ -155,16 +159,16 @@ fn renumber(state: &mut State, numbers: &[[u8; LIVES]; MEMBERS]) {
         let k = u16::try_from(set.k()).unwrap();
         Set::of(set.standbys().map(|(m, l)| (m, life(m, l))), k)
     };
-    let lease = |lease: &mut Lease| {
-        let record = &mut lease.record;
+    let of_record = |record: &mut Record| {
         record.primary.1 = life(usize::from(record.primary.0), record.primary.1);
         record.current = set(record.current);
         let formers: Vec<Set> = record.formers().map(set).collect();
         record.set_formers(formers.into_iter());
     };
-    lease(&mut state.lease);
+    of_record(&mut state.lease.record);
+    state.before.iter_mut().for_each(of_record);
     if let Some((_, late)) = &mut state.in_flight {
-        lease(late);
+        of_record(&mut late.record);
     }
     for installed in state.installed.iter_mut().filter(|i| i.timeline != 0) {
         installed.life = life(usize::from(installed.member), installed.life);

@@ -70,7 +70,9 @@ impl State {
             let Pos { timeline, len } = primary.pos;
             let began = self.forks[usize::from(timeline)].len;
             let ends = (began + 1..=len).rev().map(|len| Pos { timeline, len });
-            let confirmed = ends.into_iter().find(|end| self.is_confirmed(without, primary.obeyed, *end));
+            let confirmed = ends
+                .into_iter()
+                .find(|end| self.is_confirmed(without, primary.obeyed, *end));
             if let Some(end) = confirmed {
                 self.note_acked(end);
             }
