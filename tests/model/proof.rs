@@ -17,11 +17,15 @@ use crate::state::{LIVES, MEMBERS, NO_SET, Pos, Record, Set};
 /// Pledges as a candidate has heard them: of each member one answer at most.
 pub type Heard = [Option<(u8, Pos)>; MEMBERS];
 
+/// The sets recorded before a change, the set in force first, and the new one.
+type Change = (Set, Vec<Set>, Set);
+/// The sets recorded after it.
+type Changed = (Set, Vec<Set>);
 type Question = (Without, u8, Record, usize, Heard, Option<Pos>);
 
 thread_local! {
     static JUDGED: RefCell<HashMap<Question, Option<Kind>>> = RefCell::default();
-    static CHANGED: RefCell<HashMap<(Set, Vec<Set>, Set), (Set, Vec<Set>)>> = RefCell::default();
+    static CHANGED: RefCell<HashMap<Change, Changed>> = RefCell::default();
 }
 
 /// On what a promotion rests.

@@ -2,7 +2,7 @@
 
 use crate::model::{Action, Protocol, Swap};
 use crate::proof::{self, Kind};
-use crate::state::{Installed, Lease, Member, NOBODY, Pos, Record, Set, State, id};
+use crate::state::{Installed, Lease, Member, NOBODY, Pos, Record, State, id};
 use crate::truth::{Broken, Seen};
 
 impl Protocol {
