@@ -86,7 +86,7 @@ async fn measure(rig: &Rig, pairs: u16, clients: u16) -> Result<TpsReport> {
         .collect();
     costs.sort_by(f64::total_cmp);
     let middle = costs.len() / 2;
-    let median = if costs.len() % 2 == 0 && middle > 0 {
+    let median = if costs.len().is_multiple_of(2) && middle > 0 {
         f64::midpoint(costs[middle - 1], costs[middle])
     } else {
         costs.get(middle).copied().unwrap_or_default()

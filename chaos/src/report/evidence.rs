@@ -317,15 +317,11 @@ fn tps(text: &mut String, lines: &[Value]) {
     ];
     begin(text, title, &head);
     let median = |line: &Value, key: &str| {
-        let list = line[key].as_array();
-        let mut all: Vec<u64> = list
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_f64)
-            .map(|tps| tps as u64)
-            .collect();
-        all.sort_unstable();
-        percentile(&all, 50).unwrap_or_default().to_string()
+        let list = line[key].as_array().into_iter().flatten();
+        let mut all: Vec<f64> = list.filter_map(Value::as_f64).collect();
+        all.sort_by(f64::total_cmp);
+        all.get(all.len() / 2)
+            .map_or_else(|| "-".to_owned(), |tps| format!("{tps:.0}"))
     };
     for line in lines {
         row(
