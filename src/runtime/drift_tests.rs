@@ -6,6 +6,7 @@ use super::*;
 use crate::core::action::{Action, ClaimEvidence, SwapKind};
 use crate::core::decide::decide;
 use crate::core::observe::RecordView;
+use crate::core::record::SyncSet;
 use crate::core::state::State;
 use crate::core::types::{Millis, Term};
 use crate::guard::protocol::{Permit, Server};
@@ -186,8 +187,11 @@ fn a_record_is_not_written_back_below_the_services_term() {
         deadline_boot_ms: fixtures::NOW.plus(Millis(5_000)).0,
     });
     view.guard = crate::core::observe::GuardView::Heard(Box::new(fixtures::heard(status)));
+    // Nobody but the primary can have led after it.
+    let mut led = fixtures::record(2);
+    led.sync_sets = vec![SyncSet::empty()];
     let state = State {
-        led: Some(Box::new(fixtures::record(2))),
+        led: Some(Box::new(led)),
         ..State::default()
     };
     // Whoever led term 41 may have acknowledged what this record does not know of.

@@ -1,9 +1,11 @@
 //! Each counter, by what raises it.
 
 use super::*;
-use crate::core::types::Timeline;
+use crate::core::types::{Address, Timeline};
+use crate::guard::protocol::Secret;
 use crate::kubernetes::counted::counted;
 use crate::kubernetes::fake::FakeApi;
+use crate::peers::{Asker, Keys, Told};
 use crate::runtime::fixtures::{NOW, address, decision, lease, name, record, seen};
 
 fn scraped(registry: &prometheus_client::registry::Registry) -> String {
@@ -185,6 +187,22 @@ async fn no_counter_is_dead() {
     let api = counted(FakeApi::default().client(), &metrics, &std::sync::Arc::default());
     let leases: kube::Api<k8s_openapi::api::coordination::v1::Lease> = kube::Api::namespaced(api, "default");
     leases.get("postgres").await.unwrap_err();
+    let keys = Keys::derive(&Secret("password".to_owned()), None);
+    let asker = Asker::new(
+        keys,
+        name(2),
+        address(2),
+        "default/postgres".to_owned(),
+        metrics.clone(),
+    );
+    // Port 0 answers nobody.
+    let nobody = Address {
+        ip: "127.0.0.1".to_owned(),
+        sidecar_port: 0,
+        ..address(1)
+    };
+    let bound = std::time::Duration::from_secs(5);
+    asker.ask(&nobody, Told::default(), bound).await.unwrap_err();
     let text = scraped(&registry);
     let counters = text.lines().filter_map(|line| {
         let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
