@@ -143,7 +143,17 @@ impl Before {
 
 /// Whether the order makes sense for what the Lease shows. What only members know they judge themselves.
 fn judge(seen: &LeaseSeen, order: &OrderNote, replace: bool) -> Result<(), NotGiven> {
+    // Done, and perhaps not answered yet.
+    let paused = seen.record.as_ref().ok().map(|record| record.paused);
+    let reached = match (order.order, paused) {
+        (OrderKind::Pause, Some(true)) => Some("takeovers are paused"),
+        (OrderKind::Resume, Some(false)) => Some("takeovers are not paused"),
+        _ => None,
+    };
     if let Some(open) = seen.open_order().filter(|open| open.id != order.id && !replace) {
+        if let Some(text) = reached.filter(|_| open.order == order.order) {
+            return Err(NotGiven::Already(text.to_owned()));
+        }
         return Err(NotGiven::Refused(format!(
             "another order is open since {}: {}. Wait for its end, or replace it with --replace",
             open.at,
@@ -172,17 +182,14 @@ fn judge(seen: &LeaseSeen, order: &OrderNote, replace: bool) -> Result<(), NotGi
             known.join(", ")
         )));
     }
-    let already = match order.order {
-        OrderKind::Switchover
-            if order.to.is_some() && order.to.as_ref() == primary && record.step.is_none() =>
-        {
-            "it is the primary"
-        }
-        OrderKind::Pause if record.paused => "takeovers are paused",
-        OrderKind::Resume if !record.paused => "takeovers are not paused",
-        _ => return Ok(()),
-    };
-    Err(NotGiven::Already(already.to_owned()))
+    let is_primary = order.order == OrderKind::Switchover
+        && order.to.is_some()
+        && order.to.as_ref() == primary
+        && record.step.is_none();
+    match reached.or(is_primary.then_some("it is the primary")) {
+        Some(text) => Err(NotGiven::Already(text.to_owned())),
+        None => Ok(()),
+    }
 }
 
 /// An order on its way.

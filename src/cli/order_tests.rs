@@ -239,6 +239,23 @@ async fn on_a_damaged_lease_only_an_adoption_is_written() {
     }
 }
 
+/// The record shows what was ordered, and the leader has not answered yet.
+#[tokio::test(start_paused = true)]
+async fn the_same_order_again_is_nothing_to_do_when_its_end_is_reached() {
+    let api = api(&record());
+    for (open, said) in [
+        (OrderKind::Resume, "nothing to do"),
+        (OrderKind::Pause, "another order is open"),
+    ] {
+        let earlier = new_order(open, None).unwrap();
+        let mut object = api.object(LEASE);
+        object["metadata"]["annotations"][ORDER_ANNOTATION] = json!(earlier.render());
+        api.put(LEASE, object);
+        let (_, out) = ordered(&api, &new_order(OrderKind::Resume, None).unwrap(), &args(5)).await;
+        assert!(out.contains(said), "{out}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_open_order_of_somebody_else_stands_until_replaced() {
     let api = api(&record());
