@@ -157,7 +157,10 @@ impl World {
 
     fn lose_record_of_a_whole_cluster(&mut self) {
         let lags = |m| self.now < self.api.lags_until[m];
-        let seen = (0..self.plan.members).all(|m| self.awake(m) && self.reaches_api(m) && !lags(m));
+        // Those who must say that nobody led after it are heard.
+        let heard = |m| (0..self.plan.members).all(|other| self.linked(m, other));
+        let seen =
+            (0..self.plan.members).all(|m| self.awake(m) && self.reaches_api(m) && !lags(m) && heard(m));
         if seen && self.wants_for_whole().is_none() && self.now >= self.api.lose_until {
             self.lose_record();
             self.until("the record is back", 3_000, |w| w.api.record().is_some());
