@@ -30,8 +30,8 @@ pub struct State {
     pub swap_not_before: Millis,
     /// The record under which this member last led, to write it back (DESIGN.md section 3).
     pub led: Option<Box<Record>>,
-    /// Since when the Lease is seen to be damaged, while this member could write its record back.
-    pub damaged_since: Option<Millis>,
+    /// The damaged version of the Lease over which this member could write its record back, and since when it is seen.
+    pub damaged: Option<(String, Millis)>,
     /// `led` comes from a former process of this sidecar and was not seen in the Lease since.
     pub led_recalled: bool,
     /// Set while stepping down.
@@ -189,7 +189,7 @@ impl Default for State {
             swapped_at: None,
             swap_not_before: Millis(0),
             led: None,
-            damaged_since: None,
+            damaged: None,
             led_recalled: false,
             stepping_down: None,
             settling: None,

@@ -191,6 +191,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn lines_that_are_still_in_the_pipe_are_waited_for() {
+        let output = Arc::new(Output::default());
+        output.keep("first".to_owned());
+        let writer = {
+            let output = Arc::clone(&output);
+            std::thread::spawn(move || {
+                // As soon as somebody waits, or has all: either order gives both lines.
+                output.keep("last".to_owned());
+                output.close();
+            })
+        };
+        assert_eq!(output.all_words(Duration::from_secs(60)), "first\nlast");
+        writer.join().unwrap();
+        let open = Output::default();
+        assert_eq!(open.all_words(Duration::ZERO), "", "bounded");
+        for n in 0..100 {
+            open.keep(n.to_string());
+        }
+        assert_eq!(open.words().lines().count(), KEPT_LINES);
+    }
+
+    #[test]
     fn passwords_are_hidden_and_the_rest_stays() {
         let secrets = Secrets(Mutex::default());
         secrets.remember("it's:secret");

@@ -3,13 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::core::action::{Action, ClaimEvidence, SwapKind};
-use crate::core::decide::decide;
-use crate::core::observe::RecordView;
-use crate::core::record::SyncSet;
-use crate::core::state::State;
-use crate::core::types::{Millis, Term};
-use crate::guard::protocol::{Permit, Server};
+use crate::core::types::Term;
 use crate::kubernetes::fake::FakeApi;
 use crate::runtime::effects;
 use crate::runtime::fixtures;
@@ -173,41 +167,4 @@ async fn the_services_term_is_told_while_it_is_wanted() {
     assert!(api.requests().is_empty(), "nobody asked");
     wanted.send(true).unwrap();
     assert!(matches!(queue.recv().await, Some(Input::ServiceTerm(Term(41)))));
-}
-
-#[test]
-fn a_record_is_not_written_back_below_the_services_term() {
-    let settings = fixtures::settings(1);
-    let mut lost = fixtures::lease(fixtures::record(2));
-    lost.record = RecordView::Missing;
-    let mut view = fixtures::seen(1, Server::Primary, lost);
-    let mut status = fixtures::status(1, &Server::Primary);
-    status.permit = Some(Permit {
-        term: Term(3),
-        deadline_boot_ms: fixtures::NOW.plus(Millis(5_000)).0,
-    });
-    view.guard = crate::core::observe::GuardView::Heard(Box::new(fixtures::heard(status)));
-    // Nobody but the primary can have led after it.
-    let mut led = fixtures::record(2);
-    led.sync_sets = vec![SyncSet::empty()];
-    let state = State {
-        led: Some(Box::new(led)),
-        ..State::default()
-    };
-    // Whoever led term 41 may have acknowledged what this record does not know of.
-    for (service_term, expected) in [(None, Some(4)), (Some(Term(3)), Some(4)), (Some(Term(41)), None)] {
-        view.service_term = service_term;
-        let decided = decide(&settings.core, &state, &view);
-        let written = decided.actions.iter().find_map(|action| match action {
-            Action::Swap(swap) => Some((swap.kind, swap.term)),
-            _ => None,
-        });
-        let back = SwapKind::Claim(ClaimEvidence::WriteBack);
-        assert_eq!(
-            written,
-            expected.map(|term| (back, Term(term))),
-            "{service_term:?}: {}",
-            decided.why
-        );
-    }
 }

@@ -30,6 +30,8 @@ mod survey;
 mod tally;
 pub mod unguarded;
 mod words;
+#[cfg(test)]
+mod write_back_tests;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -92,12 +92,34 @@ fn nothing() -> Observation {
 
 impl Sidecar {
     pub fn new(settings: Settings, clock: Clock) -> Self {
-        let mut fresh = Self {
+        Self::begun(settings, 1, 1, clock)
+    }
+
+    /// A new process that remembers nothing but the record it led.
+    pub fn restart(&mut self, clock: Clock) {
+        let settings = Settings {
+            holder: format!("{}_{}", self.settings.me, self.pod),
+            ..self.settings.clone()
+        };
+        *self = Self {
+            stuck_until: self.stuck_until,
+            is_told: self.is_told,
+            state: State {
+                led: self.state.led.take(),
+                led_recalled: true,
+                ..State::default()
+            },
+            ..Self::begun(settings, self.pod, self.life + 1, clock)
+        };
+    }
+
+    fn begun(settings: Settings, pod: u64, life: u64, clock: Clock) -> Self {
+        Self {
             settings,
             up: true,
             stuck_until: 0,
-            life: 0,
-            pod: 1,
+            life,
+            pod,
             clock,
             state: State::default(),
             seen: nothing(),
@@ -114,45 +136,7 @@ impl Sidecar {
             pending: None,
             last: None,
             terminating: false,
-        };
-        fresh.restart(clock);
-        fresh
-    }
-
-    /// A new process that remembers nothing but the record it led.
-    pub fn restart(&mut self, clock: Clock) {
-        let pod = self.pod;
-        let settings = Settings {
-            holder: format!("{}_{pod}", self.settings.me),
-            ..self.settings.clone()
-        };
-        *self = Self {
-            settings,
-            up: true,
-            stuck_until: self.stuck_until,
-            life: self.life + 1,
-            pod,
-            clock,
-            state: State {
-                led: self.state.led.take(),
-                led_recalled: true,
-                ..State::default()
-            },
-            seen: nothing(),
-            lease: None,
-            lease_number: 0,
-            spec_seen: (0, 0),
-            is_told: self.is_told,
-            next_survey: 0,
-            next_probe: 0,
-            next_ask: 0,
-            next_knock: 0,
-            next_guard: 0,
-            think_at: 0,
-            pending: None,
-            last: None,
-            terminating: false,
-        };
+        }
     }
 
     /// What its live clock shows, in milliseconds.

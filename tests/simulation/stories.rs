@@ -1,6 +1,6 @@
 //! Stories of members and servers: what happens, told step by step. The world checks its rules after each step.
 
-use pgbaton::core::record::Availability;
+use pgbaton::core::record::{Availability, Durability};
 
 use crate::faults::Fault::{
     ApiDown, CutApi, CutPeers, DeletePod, FillVolume, FreezePod, GuardAway, HangServer, KillPod, KillServer,
@@ -15,6 +15,16 @@ const SOON: u64 = 60_000;
 
 pub fn running() -> World {
     let mut world = World::running(Plan::default());
+    world.run(1_000);
+    world
+}
+
+pub fn asynchronous(maximum_lag: u64) -> World {
+    let mut world = World::running(Plan {
+        durability: Durability::Async,
+        maximum_lag,
+        ..Plan::default()
+    });
     world.run(1_000);
     world
 }

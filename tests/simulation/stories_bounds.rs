@@ -11,26 +11,11 @@ use crate::faults::Fault::{
     CutApi, CutPeers, DeletePod, EmptyLease, KillPod, KillServer, KillSidecar, SlowStandby, Switchover,
 };
 use crate::machine::Proc;
+use crate::stories::{asynchronous, running};
 use crate::world::{Plan, World, name};
 
 const FOR_GOOD: u64 = 10_000_000;
 const SOON: u64 = 60_000;
-
-fn running() -> World {
-    let mut world = World::running(Plan::default());
-    world.run(1_000);
-    world
-}
-
-fn asynchronous(maximum_lag: u64) -> World {
-    let mut world = World::running(Plan {
-        durability: Durability::Async,
-        maximum_lag,
-        ..Plan::default()
-    });
-    world.run(1_000);
-    world
-}
 
 fn answered(world: &mut World, within: u64) -> (bool, String) {
     world.until("the order is answered", within, |w| !w.answers.is_empty());
@@ -227,6 +212,26 @@ fn what_is_adopted_goes_on_a_timeline_of_its_own() {
     assert_eq!(world.primary(), Some(1));
     let record = world.api.record().unwrap();
     assert!(record.timeline.is_some_and(|t| t.0 > 1), "{}", world.tell());
+}
+
+/// m1 and m2 lead for a moment; m2's server is down and tells no timeline when a person adopts m3, which has only seen the first one.
+#[test]
+fn adopted_data_gets_no_number_that_a_server_that_is_down_has_made() {
+    let mut world = running();
+    world.fault(&SlowStandby(2, FOR_GOOD));
+    world.fault(&Switchover(Some(1)));
+    world.until("m2 leads", 10_000, |w| w.primary() == Some(1));
+    // A new process of its guard has read nothing of what lies on its disk.
+    for member in 0..3 {
+        world.fault(&KillPod(member, 500));
+    }
+    world.fault(&EmptyLease);
+    world.run(12_000);
+    world.checks.waived = true;
+    world.order("a", PersonWish::Adopt { member: name(2) });
+    // The world fails when a timeline is made twice.
+    world.until_whole(SOON);
+    assert_eq!(world.primary(), Some(2), "{}", world.tell());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Stories of leaders that are gone, or seem so: the Lease is taken before it has run out, with the answers for a proof at hand, or not.
 
+use pgbaton::core::observe::PersonWish;
 use pgbaton::core::record::Durability;
 
 use crate::faults::Fault::{
@@ -52,6 +53,16 @@ fn in_async_a_primary_whose_container_is_gone_keeps_the_lease_until_it_expires()
     world.fault(&GuardAway(0, 20_000));
     nobody_claims(&mut world, BEFORE_EXPIRY);
     world.until_whole(SOON);
+}
+
+#[test]
+fn paused_a_primary_whose_container_is_gone_hands_over_to_nobody() {
+    let mut world = running();
+    world.order("p", PersonWish::Pause);
+    world.until("paused", SOON, |w| w.api.record().is_some_and(|r| r.paused));
+    world.fault(&GuardAway(0, 8_000));
+    nobody_claims(&mut world, 8_000);
+    world.until("it leads again", SOON, |w| w.primary() == Some(0));
 }
 
 #[test]
@@ -219,7 +230,7 @@ fn in_asynchronous_durability_only_expiry_opens_the_lease() {
 #[test]
 fn nobody_claims_while_paused() {
     let mut world = running();
-    world.order("p", pgbaton::core::observe::PersonWish::Pause);
+    world.order("p", PersonWish::Pause);
     world.run(2_000);
     world.fault(&KillPod(0, 8_000));
     nobody_claims(&mut world, 7_000);

@@ -5,16 +5,11 @@ use pgbaton::core::record::{Durability, Record};
 use pgbaton::core::types::Term;
 
 use crate::faults::Fault::{DeletePod, KillPod, KillServer, SlowStandby, Switchover};
-use crate::world::{Plan, World, name};
+use crate::stories::{asynchronous, running};
+use crate::world::{World, name};
 
 const FOR_GOOD: u64 = 10_000_000;
 const SOON: u64 = 60_000;
-
-fn running() -> World {
-    let mut world = World::running(Plan::default());
-    world.run(1_000);
-    world
-}
 
 fn answered(world: &mut World, within: u64) -> (bool, String) {
     world.until("the order is answered", within, |w| !w.answers.is_empty());
@@ -84,16 +79,6 @@ fn a_failover_without_proof_is_done_when_a_person_accepts_the_loss() {
     world.order("f", PersonWish::Failover { to: name(1) });
     world.until("m2 leads", 20_000, |w| w.primary() == Some(1));
     assert!(answered(&mut world, 10_000).0);
-}
-
-fn asynchronous(maximum_lag: u64) -> World {
-    let mut world = World::running(Plan {
-        durability: Durability::Async,
-        maximum_lag,
-        ..Plan::default()
-    });
-    world.run(1_000);
-    world
 }
 
 #[test]

@@ -59,36 +59,6 @@ impl Inflicted {
     }
 }
 
-impl Inflicted {
-    /// Two that overlap. Of the second one it counts only that it was tried: the first may have taken away what it needs.
-    #[must_use]
-    pub fn both(
-        began: Instant,
-        seed: &str,
-        first: Self,
-        second: Option<(String, Duration, Result<Self>)>,
-    ) -> Self {
-        let mut did = format!("{seed}: {}", first.did);
-        let mut over = first.over;
-        if let Some((fault, after, done)) = second {
-            let what = match done {
-                Ok(done) => {
-                    over = over.max(done.over);
-                    done.did
-                }
-                Err(error) => format!("{fault} could not be done: {error:#}"),
-            };
-            did = format!("{did}; {} ms later: {what}", after.as_millis());
-        }
-        Self {
-            at: first.at.min(began),
-            over,
-            hit: first.hit,
-            did,
-        }
-    }
-}
-
 /// A cluster that faults are tried on.
 pub trait Subject {
     /// The record as the Lease carries it now; none when there is no Lease, no readable record, or no answer.

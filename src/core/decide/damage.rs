@@ -99,10 +99,12 @@ impl Mind<'_> {
             // What a former process kept may be older than the last change of names: then it does not say whom commits waited for.
             && (!self.state.led_recalled || guard.synchronous_standby_names == led.current_set().names())
         {
-            let since = *self.state.damaged_since.get_or_insert(self.seen.now);
+            let since = self.damaged_since(lease);
             if !self.nobody_led_after(&led, since) {
                 self.ask_peers_every = Millis(50);
                 self.wake_in(Millis(50));
+                // A person may know better, and says so by name.
+                self.adopt_as_ordered(lease, guard, term);
                 return (Phase::Leading, Why::WritingRecordBack { how });
             }
             let mut record = *led;
@@ -121,12 +123,7 @@ impl Mind<'_> {
         }
         // Only now: a server that stops with its pod before the record is back leaves nobody who could write it.
         self.stop_when_pod_ends(guard);
-        if let Some(order) = &lease.order
-            && let PersonWish::Adopt { member } = &order.what
-            && *member == self.settings.me
-        {
-            self.adopt(lease, guard, order, term);
-        }
+        self.adopt_as_ordered(lease, guard, term);
         if let Some((leader, leads)) = self.runs_in_later_term(lease) {
             let term = lease.term;
             return (Phase::Damaged, Why::LeaseBehind { term, leader, leads });
@@ -134,9 +131,30 @@ impl Mind<'_> {
         (Phase::Damaged, Why::LeaseDamaged { how })
     }
 
+    fn adopt_as_ordered(&mut self, lease: &SeenLease, guard: &Status, term: Term) {
+        if let Some(order) = &lease.order
+            && let PersonWish::Adopt { member } = &order.what
+            && *member == self.settings.me
+        {
+            self.adopt(lease, guard, order, term);
+        }
+    }
+
+    /// Since when this very version is seen. Another one may hide that somebody led in between.
+    fn damaged_since(&mut self, lease: &SeenLease) -> Millis {
+        match &self.state.damaged {
+            Some((version, since)) if *version == lease.version => *since,
+            _ => {
+                let now = self.now();
+                self.state.damaged = Some((lease.version.clone(), now));
+                now
+            }
+        }
+    }
+
     /// Silence is no sign that nobody has led after the record: whoever was cut off would not have heard of it. A later leader would have needed the
-    /// pledges of all but k-1 of the set in force, which every later record holds too, and pledged before the record was lost. So k of it that say
-    /// after that moment that they have seen no later term exclude one; an empty set does it alone. In asynchronous durability nobody leads
+    /// pledges of all but k-1 of the set in force, which every later record holds too, and written itself down in a version before the one that is
+    /// seen. So k of it that say, asked after that was seen, that they have seen no later term exclude one, for the swap lands on this version only; an empty set does it alone. In asynchronous durability nobody leads
     /// while this permit lives.
     fn nobody_led_after(&self, led: &Record, since: Millis) -> bool {
         let set = led.current_set();

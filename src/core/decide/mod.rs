@@ -150,7 +150,7 @@ impl<'a> Mind<'a> {
             Ok(record) => record,
             Err(how) => return self.damaged(lease, guard, how),
         };
-        self.state.damaged_since = None;
+        self.state.damaged = None;
         self.hear_people(lease, record);
         if record.is_never_initialised() {
             return self.begin(lease, record, guard);
