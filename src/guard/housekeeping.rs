@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
 
@@ -14,6 +15,9 @@ use super::live::{Guard, Role};
 use super::prepare::random_bytes;
 use super::protocol::DataState;
 use crate::core::types::DataId;
+
+/// A server writes its number into the file that it has made within this time.
+const WRITES_WITHIN: Duration = Duration::from_millis(100);
 
 /// What PGDATA is by itself and by what was begun with it.
 ///
@@ -175,24 +179,35 @@ impl Guard {
     }
 
     /// Removes the lock files of sockets that a dead server of this PGDATA left. Their numbers are those of other processes by now, and
-    /// PostgreSQL, asking kill(0) only, would not start. Called while no server runs.
+    /// PostgreSQL, asking kill(0) only, would not start; nor does it with an empty file. Called while no server runs.
     pub fn clear_socket_locks(&self) {
         for directory in self.socket_directories() {
             for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
-                if !name.starts_with(".s.PGSQL.") || !name.ends_with(".lock") {
-                    continue;
-                }
-                let text = fs::read_to_string(entry.path()).unwrap_or_default();
-                let ours = text
-                    .lines()
-                    .nth(1)
-                    .is_some_and(|d| Path::new(d.trim()) == self.settings.pgdata);
-                if ours && fs::remove_file(entry.path()).is_ok() {
+                if name.starts_with(".s.PGSQL.")
+                    && name.ends_with(".lock")
+                    && self.is_stale(&entry.path())
+                    && fs::remove_file(entry.path()).is_ok()
+                {
                     tracing::info!("removed the stale {}", entry.path().display());
                 }
             }
         }
+    }
+
+    /// Names this PGDATA, or nothing: a server that was killed between making the file and writing into it. One that starts now, of
+    /// somebody else, has written into it at the second look.
+    fn is_stale(&self, lock: &Path) -> bool {
+        let read = || fs::read_to_string(lock).ok();
+        let names = |text: String| {
+            let pgdata = text.lines().nth(1);
+            pgdata.is_some_and(|d| Path::new(d.trim()) == self.settings.pgdata)
+        };
+        if read().is_some_and(|text| text.is_empty()) {
+            std::thread::sleep(WRITES_WITHIN);
+            return read().is_some_and(|text| text.is_empty() || names(text));
+        }
+        read().is_some_and(names)
     }
 
     /// Says which settings were taken out of postgresql.auto.conf.

@@ -1,5 +1,6 @@
 //! What a stranger or a dead server left in PGDATA neither keeps the server from starting nor makes it something else.
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::programs::Programs;
@@ -58,16 +59,38 @@ fn lay_locks(rig: &Rig, number: i32) {
         rig.port,
         sockets.display()
     );
-    for file in [
-        pgdata.join("postmaster.pid"),
-        sockets.join(format!(".s.PGSQL.{}.lock", rig.port)),
-    ] {
-        fs::write(&file, &lines).unwrap();
-        if crate::rig::is_root() {
-            let user = nix::unistd::User::from_name("postgres").unwrap().unwrap();
-            std::os::unix::fs::chown(&file, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
-        }
+    for file in lock_files(rig) {
+        lay_lock(&file, &lines);
     }
+}
+
+/// Of PGDATA and of the socket.
+fn lock_files(rig: &Rig) -> [PathBuf; 2] {
+    let socket = format!("sock/.s.PGSQL.{}.lock", rig.port);
+    [rig.pgdata().join("postmaster.pid"), rig.base().join(socket)]
+}
+
+fn lay_lock(file: &Path, text: &str) {
+    fs::write(file, text).unwrap();
+    if crate::rig::is_root() {
+        let user = nix::unistd::User::from_name("postgres").unwrap().unwrap();
+        std::os::unix::fs::chown(file, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+    }
+}
+
+/// `pg_ctl restart` by hand, met by the guard's SIGKILL between open() and write(): found by a soak, the member never came back.
+#[test]
+fn empty_lock_files_do_not_keep_the_server_down() {
+    let mut rig = Rig::primary();
+    stop(&mut rig);
+    for file in lock_files(&rig) {
+        lay_lock(&file, "");
+    }
+    let foreign = rig.base().join("sock/.s.PGSQL.1.lock");
+    lay_lock(&foreign, "1\n/somewhere/else\n");
+    rig.start_primary(1, "");
+    rig.sql("insert into t values (1)");
+    assert!(foreign.exists(), "it is another server's");
 }
 
 #[test]
