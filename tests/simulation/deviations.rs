@@ -35,7 +35,7 @@ impl fmt::Display for Deviation {
     }
 }
 
-/// As it is read again: `12 KillServer(0), 340 Lost`.
+/// As it is read again: `12 KillServer(0); 340 Lost`.
 pub fn written(placed: &[Placed]) -> String {
     let each: Vec<String> = placed
         .iter()
