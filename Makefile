@@ -44,8 +44,9 @@ faults: build ## List what the demo can do to the cluster
 test: setup ## Run all tests (some fifteen minutes: every fault on real clusters is among them)
 	$(CARGO) test --release --locked --workspace --no-fail-fast
 
-model: setup ## Model checking with the larger bounds of docs/safety.md (some ten minutes)
+model: setup ## Model checking and exploration with the larger bounds of docs/safety.md (some twenty minutes)
 	$(CARGO) test --release --locked -p pgbaton --test model -- --include-ignored --nocapture --test-threads=1
+	$(CARGO) test --release --locked -p pgbaton --test simulation explorations:: -- --include-ignored --nocapture
 
 outages: build ## Measure outages again and again, for docs/evidence/outages.md (hours; goes on where it was)
 	@scripts/outages.sh $(RELEASE)/pgbaton-chaos $(OUTAGES)

@@ -7,6 +7,7 @@ use pgbaton::core::types::{Millis, Term, Timeline};
 use crate::clock::Clock;
 use crate::machine::Proc;
 use crate::sidecar::Input;
+use crate::touches;
 use crate::wal;
 use crate::world::{Event, World, name, rate};
 
@@ -90,6 +91,9 @@ impl World {
             return self.at(when, Event::Watch(member, 0, None));
         }
         // Number 0: a list.
+        if number == 0 {
+            self.touches(touches::LEASE);
+        }
         let (number, lease) = if number == 0 {
             (self.api.number, self.api.lease())
         } else {
@@ -191,6 +195,7 @@ impl World {
         let Some(there) = self.sidecars.iter().position(of).filter(|there| *there != member) else {
             return;
         };
+        self.touches(touches::member(there));
         let live = Millis(self.sidecars[member].live());
         let machine = &self.machines[there];
         // A dead pod's address answers nothing once the pod is gone; its containers' ports refuse while it is there.

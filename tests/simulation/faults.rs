@@ -4,6 +4,7 @@ use pgbaton::core::observe::{PersonOrder, PersonWish, RecordView};
 use pgbaton::core::types::Term;
 use pgbaton::guard::protocol::DownReason;
 
+use crate::wal;
 use crate::world::{Event, World, name};
 
 #[derive(Debug, Clone)]
@@ -245,6 +246,18 @@ impl World {
             what,
         };
         self.api.put(false, |lease| lease.order = Some(order));
+    }
+
+    /// A person adopts data that holds all that was acknowledged.
+    pub fn adopt_what_holds_all(&mut self, id: &str) {
+        let has_all = |m: &crate::machine::Machine| {
+            let log = m.data.as_ref().filter(|_| m.up && !m.incomplete);
+            log.is_some_and(|d| wal::is_within(&self.checks.acked, &d.wal[..m.held()]))
+        };
+        if let Some(best) = self.machines.iter().position(has_all) {
+            let member = name(best);
+            self.order(id, PersonWish::Adopt { member });
+        }
     }
 
     pub fn damage(&mut self, how: &str, change: impl FnOnce(&mut crate::api::Lease)) {

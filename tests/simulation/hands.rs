@@ -6,6 +6,7 @@ use pgbaton::core::types::{DataId, Millis, Term};
 
 use crate::api::{Applied, Lease, Reply, Request};
 use crate::sidecar::{Input, Lane};
+use crate::touches;
 use crate::world::{Event, World, name};
 
 /// How long a swap's answer is waited for.
@@ -188,6 +189,7 @@ impl World {
         if !self.reaches_api(member) {
             return;
         }
+        self.touches(touches::LEASE);
         self.sidecars[member].seen.answered_orders.insert(id.clone());
         let open = self
             .api

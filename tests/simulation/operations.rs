@@ -7,6 +7,7 @@ use pgbaton::core::types::{DataId, MemberName, SystemId};
 use crate::machine::{Data, Running};
 use crate::orders::kind_of;
 use crate::sidecar::{Input, Lane};
+use crate::touches;
 use crate::wal::{self, Entry};
 use crate::world::World;
 
@@ -47,6 +48,7 @@ impl World {
             .iter()
             .position(|m| m.name == *upstream)
             .ok_or("unknown source")?;
+        self.touches(touches::member(source));
         let machine = &self.machines[source];
         if !self.linked(member, source) || !machine.writes(self.now) || self.now < machine.hung_until {
             return Err("the source cannot be reached".to_owned());

@@ -52,6 +52,10 @@ impl Queue {
         self.0.peek().map(|item| item.at)
     }
 
+    pub fn first(&self) -> Option<&Event> {
+        self.0.peek().map(|item| &item.event)
+    }
+
     pub fn take(&mut self) -> Option<Event> {
         self.0.pop().map(|item| item.event)
     }

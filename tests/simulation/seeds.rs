@@ -15,8 +15,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 
 use crate::faults::Fault;
-use crate::wal;
-use crate::world::{Plan, World, name};
+use crate::world::{Plan, World};
 
 /// Longest time in which a cluster without faults becomes whole.
 const WHOLE_WITHIN: u64 = 150_000;
@@ -186,21 +185,14 @@ fn aimed(fault: &Fault, world: &World) -> Fault {
     }
 }
 
-/// A person adopts data that holds all that was acknowledged, when nobody could write a lost record back. Nothing may be lost by that.
+/// When nobody could write a lost record back, a person adopts. Nothing may be lost by that.
 fn help(world: &mut World) {
     for attempt in 0..PERSONS_TRIES {
         world.run(BEFORE_HELP);
         if world.api.record().is_some() {
             return;
         }
-        let has_all = |m: &crate::machine::Machine| {
-            let log = m.data.as_ref().filter(|_| m.up && !m.incomplete);
-            log.is_some_and(|d| wal::is_within(&world.checks.acked, &d.wal[..m.held()]))
-        };
-        if let Some(best) = world.machines.iter().position(has_all) {
-            let member = name(best);
-            world.order(&format!("adopt{attempt}"), PersonWish::Adopt { member });
-        }
+        world.adopt_what_holds_all(&format!("adopt{attempt}"));
     }
 }
 

@@ -5,6 +5,7 @@ use pgbaton::core::observe::ReplicationRow;
 use pgbaton::core::record::{Durability, Member};
 
 use crate::machine::{Names, Proc, SENDER_TIMEOUT, Sender};
+use crate::touches;
 use crate::wal::{self, Entry};
 use crate::world::{Event, World};
 
@@ -96,7 +97,8 @@ impl World {
 
     /// A client's commit begins.
     fn write(&mut self, member: usize) {
-        let pause = self.rng.between(5, 75);
+        let (shortest, longest) = self.plan.write_pause;
+        let pause = self.rng.between(shortest, longest);
         let flush = self.rng.between(1, 6);
         let id = self.id();
         let now = self.now;
@@ -124,6 +126,7 @@ impl World {
             self.machines[member].stream = None;
             return;
         };
+        self.touches(touches::member(upstream));
         let source = &self.machines[upstream];
         if !self.linked(member, upstream)
             || now < source.frozen_until

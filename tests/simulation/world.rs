@@ -13,6 +13,7 @@ use crate::queue::Queue;
 use crate::rng::Rng;
 use crate::sidecar::{Input, Sidecar};
 use crate::stream::{Closed, Flushed, WalSent};
+use crate::touches;
 use std::rc::Rc;
 
 /// More things than this do not happen in one millisecond: two members ask each other for ever.
@@ -36,6 +37,8 @@ pub struct Plan {
     pub first: Vec<usize>,
     /// Clocks begin anywhere, and none runs quite as another one.
     pub own_clocks: bool,
+    /// From one commit to the next.
+    pub write_pause: (u64, u64),
 }
 
 impl Default for Plan {
@@ -51,6 +54,7 @@ impl Default for Plan {
             may_not_list: false,
             first: vec![0],
             own_clocks: false,
+            write_pause: (5, 75),
         }
     }
 }
@@ -117,6 +121,8 @@ pub struct World {
     pub streams: Vec<Option<(usize, u64, i32)>>,
     /// Things that happened.
     pub happened: u64,
+    /// What this thing looked at or changed (`touches.rs`).
+    pub touched: std::cell::Cell<u64>,
     at_once: u32,
     /// When each member has something to do by itself.
     due: Vec<u64>,
@@ -191,6 +197,7 @@ impl World {
             shown: vec![String::new(); count],
             streams: vec![None; count],
             happened: 0,
+            touched: std::cell::Cell::new(0),
             at_once: 0,
             due: vec![0; count],
             stale: u64::MAX,
@@ -244,6 +251,7 @@ impl World {
     /// What this member does next must be found out anew.
     pub fn touch(&mut self, member: usize) {
         self.stale |= 1 << member;
+        self.touches(touches::member(member));
     }
 
     /// Somebody else changed something: what everybody does next must be found out anew.
@@ -261,10 +269,12 @@ impl World {
 
     /// Until when what the first sends does not arrive at the second; a moment that is past: it does.
     pub fn cut_until(&self, from: usize, to: usize) -> u64 {
+        self.touches(touches::link(from, to));
         self.cuts[from][to]
     }
 
     pub fn arrives(&self, from: usize, to: usize) -> bool {
+        self.touches(touches::link(from, to));
         self.now >= self.cuts[from][to]
     }
 
@@ -279,6 +289,7 @@ impl World {
     }
 
     pub fn reaches_api(&self, member: usize) -> bool {
+        self.touches(touches::api(member));
         self.now >= self.api.down_until && self.now >= self.api_cuts[member]
     }
 
@@ -333,8 +344,16 @@ impl World {
         }
     }
 
+    /// What comes next, unless a member does something by itself. Exact where nothing is by chance.
+    pub fn coming(&mut self) -> Option<&Event> {
+        let at = self.next_moment();
+        let by_itself = self.due.iter().any(|due| *due <= at);
+        self.queue.first().filter(|_| !by_itself)
+    }
+
     /// The next thing happens.
     pub fn step(&mut self) {
+        self.touched.set(0);
         let at = self.next_moment();
         self.pass(at);
         self.happened += 1;
@@ -349,10 +368,12 @@ impl World {
         let waits = self.queue.next().is_some_and(|at| at <= self.now);
         if waits && (ready == 0 || self.rng.percent(50)) {
             if let Some(event) = self.queue.take() {
+                self.touches(event.touches());
                 self.event(event);
             }
         } else {
-            let turn = usize::try_from(self.rng.next()).unwrap_or(0) % ready.max(1);
+            let turn = self.rng.between(0, (ready.max(1) - 1) as u64);
+            let turn = usize::try_from(turn).unwrap_or(0);
             let member = (0..self.plan.members)
                 .filter(|m| self.due[*m] <= self.now)
                 .nth(turn);
