@@ -118,6 +118,10 @@ for trial in "${trials[@]}"; do
     fi
     heading "$evidence" "$title" "$about" "$("$chaos" "${table[@]}" --head </dev/null)"
     "$chaos" "${table[@]}" <"$reports" >>"$evidence"
+    if [ "$failed" = 0 ] && missing "${faults[@]}"; then
+        say "error: the rows that $evidence has now do not begin with '$(row_of "${faults[0]}")': this script would not know them again"
+        exit 1
+    fi
 done
 say "recorded in $evidence"
 exit "$failed"

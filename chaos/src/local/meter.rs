@@ -180,12 +180,12 @@ impl Subject for Metered<'_> {
     async fn costs(&self, from: Instant) -> Option<Costs> {
         self.watched.look().await;
         let (time, traffic) = self.watched.between(from)?;
-        let rounded = |time: Duration| (time.as_secs_f64() * 100.0).round() / 100.0;
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Some(Costs {
-            seconds: rounded(time),
+            window_ms: ms(time),
             traffic,
             at_rest: self.at_rest.map(|(_, traffic)| traffic),
-            at_rest_seconds: self.at_rest.map_or(0.0, |(time, _)| rounded(time)),
+            at_rest_ms: self.at_rest.map_or(0, |(time, _)| ms(time)),
         })
     }
 }

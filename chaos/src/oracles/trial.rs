@@ -128,11 +128,8 @@ impl<S: Subject> Trial<'_, S> {
         let costs = self.subject.costs(inflicted.at).await;
         let mut not_whole = whole.err().unwrap_or_default();
         // Whole is one thing, serving another: clients must get an answer again too.
-        if not_whole.is_empty() && !served_again(&self.workload, Instant::now()).await {
-            not_whole.push(format!(
-                "no client's write was acknowledged within {} s",
-                SERVED_BOUND.as_secs()
-            ));
+        if not_whole.is_empty() {
+            not_whole.extend(not_served(&self.workload, Instant::now()).await);
         }
         sleep(SETTLE).await;
         let ended = Instant::now();
@@ -237,14 +234,15 @@ fn unix_ms(at: Instant) -> u64 {
     now.saturating_sub(millis(at.elapsed()))
 }
 
-async fn served_again(workload: &Workload, since: Instant) -> bool {
+async fn not_served(workload: &Workload, since: Instant) -> Option<String> {
     while since.elapsed() < SERVED_BOUND {
         if workload.acknowledged_since(since) > 0 {
-            return true;
+            return None;
         }
         sleep(Duration::from_millis(20)).await;
     }
-    false
+    let bound = SERVED_BOUND.as_secs();
+    Some(format!("no client's write was acknowledged within {bound} s"))
 }
 
 /// Timelines that the record knows: those promoted to and those they left, and the primary's own.

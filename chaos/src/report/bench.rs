@@ -144,7 +144,7 @@ fn asked_for(runs: &[&FaultReport]) -> String {
     };
     let now: Vec<Traffic> = counted.iter().map(|c| c.traffic).collect();
     let rest: Vec<Traffic> = counted.iter().filter_map(|c| c.at_rest_in_that_time()).collect();
-    let Some(tenths) = median(counted.iter().map(|c| (c.seconds * 10.0).round() as u64)) else {
+    let Some(window) = median(counted.iter().map(|c| c.window_ms)) else {
         return "-".to_owned();
     };
     let rest = if rest.is_empty() {
@@ -152,8 +152,11 @@ fn asked_for(runs: &[&FaultReport]) -> String {
     } else {
         format!("; at rest in that time: {}", costs::words(middle(&rest)))
     };
-    let seconds = tenths as f64 / 10.0;
-    format!("in {seconds} s: {}{rest}", costs::words(middle(&now)))
+    format!(
+        "in {}: {}{rest}",
+        costs::seconds(window),
+        costs::words(middle(&now))
+    )
 }
 
 /// The backlog that there was, and the different things that members said, in how many runs.
@@ -249,5 +252,59 @@ mod tests {
         let bars = |text: &str| text.lines().map(|l| l.matches('|').count()).collect::<Vec<_>>();
         assert_eq!(bars(&(markdown_head() + &rows)), [17; 3]);
         assert!(markdown_rows(&reports, Ground::Cluster).contains("| 800 ms | 600 ms |"));
+    }
+
+    #[test]
+    fn what_was_not_usual_has_rows_of_its_own() {
+        let mut dirty = report(500, &[]);
+        dirty.setting.data = "dirty".to_owned();
+        dirty.rejoined_by = Some("rewind".to_owned());
+        dirty.rejoined_ms = Some(12_000);
+        let traffic = Traffic {
+            requests: 30,
+            writes: 20,
+            questions: 100,
+            peer_bytes: 4_096,
+        };
+        dirty.costs = Some(Costs {
+            window_ms: 2_460,
+            traffic,
+            at_rest: Some(traffic),
+            at_rest_ms: 4_920,
+        });
+        let mut cloned = report(400, &[]);
+        cloned.rejoined_by = Some("clone".to_owned());
+        cloned.setting.backlog_mib = Some(256);
+        cloned.detail.backlog_mib = Some(260);
+        cloned.new_primary = None;
+        cloned.detail.words = vec![
+            "12 ms, the one left: standby: not streaming for 30 ms".to_owned(),
+            "99 ms, the one left: standby: not streaming for 31 ms".to_owned(),
+        ];
+        let text = markdown_rows(&[report(300, &[]), dirty, cloned], Ground::Machine);
+        let rows: Vec<&str> = text.lines().collect();
+        assert_eq!(rows.len(), 3, "{text}");
+        for (row, parts) in [
+            (
+                rows[1],
+                [
+                    "| pod-kill (dirty database) | sync | 1 | 1 | 1 | 500 ms | 500 ms |",
+                    "| **12000 ms** |",
+                    "| in 2.5 s: 30 API requests, 20 of them writes, 100 questions to others, 4 KiB; at rest in that time: 15 API requests, 10 of",
+                ],
+            ),
+            (
+                rows[2],
+                [
+                    "| pod-kill (replay backlog) | sync | 1 | 1 | 0 |",
+                    "| - | 1 ms |",
+                    "| 260 MiB to replay, median; \"the one left: standby: not streaming for ms\" (1 of 1) |",
+                ],
+            ),
+        ] {
+            for part in parts {
+                assert!(row.contains(part), "no {part:?} in\n{row}");
+            }
+        }
     }
 }

@@ -29,31 +29,42 @@ impl Traffic {
 }
 
 /// From the fault until the cluster was whole, and at rest.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Costs {
-    /// How long it was.
-    pub seconds: f64,
+    /// How long it was, in milliseconds.
+    pub window_ms: u64,
     /// In that time.
     pub traffic: Traffic,
     /// Of the same cluster before its first fault, over the time that follows; none: not measured.
     pub at_rest: Option<Traffic>,
-    /// How long that was.
-    pub at_rest_seconds: f64,
+    /// How long that was, in milliseconds.
+    pub at_rest_ms: u64,
 }
 
 impl Costs {
     /// What would have been asked for at rest in the same time.
     #[must_use]
     pub fn at_rest_in_that_time(&self) -> Option<Traffic> {
-        let rest = self.at_rest.filter(|_| self.at_rest_seconds > 0.0)?;
-        let scaled = |count: u64| (count as f64 * self.seconds / self.at_rest_seconds).round() as u64;
+        let rest = self.at_rest?;
+        let scaled = |count: u64| {
+            let all = count.saturating_mul(self.window_ms);
+            all.saturating_add(self.at_rest_ms / 2)
+                .checked_div(self.at_rest_ms)
+        };
         Some(Traffic {
-            requests: scaled(rest.requests),
-            writes: scaled(rest.writes),
-            questions: scaled(rest.questions),
-            peer_bytes: scaled(rest.peer_bytes),
+            requests: scaled(rest.requests)?,
+            writes: scaled(rest.writes)?,
+            questions: scaled(rest.questions)?,
+            peer_bytes: scaled(rest.peer_bytes)?,
         })
     }
+}
+
+/// Milliseconds as seconds with one digit behind the point, for people.
+#[must_use]
+pub fn seconds(ms: u64) -> String {
+    let tenths = ms.saturating_add(50) / 100;
+    format!("{}.{} s", tenths / 10, tenths % 10)
 }
 
 /// For people.
@@ -82,10 +93,10 @@ mod tests {
             peer_bytes: 2_048 * factor,
         };
         let costs = Costs {
-            seconds: 10.0,
+            window_ms: 10_000,
             traffic: traffic(9),
             at_rest: Some(traffic(1)),
-            at_rest_seconds: 5.0,
+            at_rest_ms: 5_000,
         };
         assert_eq!(costs.at_rest_in_that_time(), Some(traffic(2)));
         assert_eq!(

@@ -284,7 +284,8 @@ impl FaultReport {
                 format!("; at rest in that time: {}", costs::words(rest))
             });
             let now = costs::words(costs.traffic);
-            lines.push(format!("  until whole ({} s): {now}{rest}", costs.seconds));
+            let time = costs::seconds(costs.window_ms);
+            lines.push(format!("  until whole ({time}): {now}{rest}"));
         }
         lines
     }
