@@ -29,7 +29,7 @@ crash loops. Dirty database: pgbench at scale 100, shared_buffers 1 GB, with pgb
 a long query held replay back on every standby until it had so much WAL to replay, and ended as the fault came.'
     table=(table --goals machine)
     if [ "${#trials[@]}" -eq 0 ]; then
-        trials=(nothing:20 postmaster-kill:20 pod-kill:20 pod-freeze:20 server-hang:20 pod-delete:20 switchover:20 api-down:20 sidecar-kill:20)
+        trials=(nothing:10 postmaster-kill:20 pod-kill:20 pod-freeze:20 server-hang:20 pod-delete:20 switchover:20 api-down:20 sidecar-kill:20)
         for members in 2 5; do
             trials+=("postmaster-kill:10:sync:$members" "pod-kill:10:sync:$members" "pod-freeze:10:sync:$members")
         done
