@@ -11,12 +11,14 @@ MEMBERS ?= 3
 DURABILITY ?= sync
 FAULT ?= postmaster-kill
 REPEAT ?= 1
+DATA ?= small
+BACKLOG ?=
 CLIENTS ?= 8
 SUBNET ?= 0
 KEEP ?=
 JSON ?=
 DEMO_FLAGS = --members $(MEMBERS) --durability $(DURABILITY) --repeat $(REPEAT) --clients $(CLIENTS) --subnet $(SUBNET) \
-	$(foreach fault,$(FAULT),--fault $(fault)) $(if $(KEEP),--keep) $(if $(JSON),--json)
+	--data $(DATA) $(if $(BACKLOG),--backlog $(BACKLOG)) $(foreach fault,$(FAULT),--fault $(fault)) $(if $(KEEP),--keep) $(if $(JSON),--json)
 
 .PHONY: help setup build demo faults test model outages bench calm evidence soak soak-cluster simulate planted lint deny clean image cluster cluster-down cluster-smoke chaos-all bench-cluster
 
@@ -26,7 +28,8 @@ help: ## Show this list
 	@echo "Settings of 'make demo', with their defaults:"
 	@echo "  FAULT=$(FAULT) (several: FAULT=\"pod-kill pod-delete\"; 'make faults' lists them)  KEEP=1 leaves it running for play"
 	@echo "  MEMBERS=$(MEMBERS) DURABILITY=$(DURABILITY) (or async) REPEAT=$(REPEAT) CLIENTS=$(CLIENTS) SUBNET=$(SUBNET) JSON=1"
-	@echo "Setting of 'make outages' and 'make bench': OUTAGES=\"FAULT:RUNS[:DURABILITY[:MEMBERS]] ...\" instead of the whole list"
+	@echo "  DATA=$(DATA) (or dirty: pgbench at scale 100 under writes) BACKLOG=MIB (so much WAL to replay when the fault comes)"
+	@echo "Setting of 'make outages' and 'make bench': OUTAGES=\"FAULT[,FAULT...]:RUNS[:DURABILITY[:MEMBERS[:DATA]]] ...\" instead of the whole list"
 
 setup: ## Install what is missing (PostgreSQL, a C linker), or say what to install
 	@scripts/setup.sh
@@ -54,7 +57,7 @@ outages: build ## Measure outages again and again, for docs/evidence/outages.md 
 bench: build ## Measure outages beside the goals, and the cost at rest, for docs/evidence (two hours; goes on where it was)
 	@scripts/rest.sh $(RELEASE)/pgbaton-chaos
 	@scripts/rest.sh --tps $(RELEASE)/pgbaton-chaos
-	@scripts/outages.sh --bench $(RELEASE)/pgbaton-chaos $(OUTAGES)
+	@scripts/outages.sh --bench $(RELEASE)/pgbaton-chaos $(OUTAGES); failed=$$?; $(RELEASE)/pgbaton-chaos evidence --bench docs/evidence; exit $$failed
 
 calm: build ## An hour of full processor load with a slow API server, for docs/evidence/calm.jsonl: nobody may take over
 	@scripts/rest.sh --calm $(RELEASE)/pgbaton-chaos

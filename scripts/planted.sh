@@ -4,18 +4,16 @@
 # run again.   scripts/planted.sh [PART_OF_A_NAME]
 set -Eeuo pipefail
 cd "$(dirname "$0")/.."
+. scripts/measured.sh
 root=$PWD
 evidence=$root/docs/evidence/planted.md
 bugs=$root/tests/planted/bugs.txt
 only=${1:-}
+about='Made by `make planted`: each bug of tests/planted/bugs.txt by itself in a copy, and the tests that found it. Seconds are those of the tests, without the compiler.'
+table='| bug | invariant | found by | seconds |
+| --- | --- | --- | --- |'
 
-say() { printf '%s\n' "$*" >&2; }
-
-commit=$(git rev-parse --short=12 HEAD)
-if [ -n "$(git status --porcelain -- . ':!docs/evidence')" ]; then
-    say "error: there are changes that no commit has: commit them first (git status shows them)"
-    exit 1
-fi
+measured tests
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 copy=$work/copy
@@ -38,21 +36,6 @@ awk -v out="$work/" '
     END { print n > (out "count") }' "$bugs"
 count=$(cat "$work/count")
 
-recorded() {
-    [ ! -f "$evidence" ] || awk -v commit="commit $commit " '/^## /{inside=index($0, commit)>0} inside' "$evidence"
-}
-heading() {
-    if [ ! -f "$evidence" ]; then
-        mkdir -p "$(dirname "$evidence")"
-        printf '%s\n\n%s\n' '# Planted bugs' \
-            'Made by `make planted`: each bug of tests/planted/bugs.txt by itself in a copy, and the tests that found it. Seconds are those of the tests, without the compiler.' >"$evidence"
-    fi
-    if ! grep '^## ' "$evidence" | tail -n 1 | grep -q "commit $commit "; then
-        printf '\n## %s, commit %s (%s cores)\n\n| bug | invariant | found by | seconds |\n| --- | --- | --- | --- |\n' \
-            "$(date -u +%Y-%m-%d)" "$commit" "$(nproc)" >>"$evidence"
-    fi
-}
-
 # run NUMBER: the tests, into $work/log; 0 when all pass.
 run() {
     local one tests failed=0
@@ -68,7 +51,7 @@ missed=0
 for ((n = 1; n <= count; n++)); do
     name=$(cat "$work/$n.name")
     [[ "$name" == *"$only"* ]] || continue
-    if recorded | grep -qF "| $name |"; then
+    if recorded "$evidence" | grep -qF "| $name |"; then
         continue
     fi
     file=$copy/$(cat "$work/$n.file")
@@ -96,7 +79,7 @@ for ((n = 1; n <= count; n++)); do
         found=${found:-a test that ended at once}
     fi
     seconds=$(sed -n 's/^test result:.*finished in \([0-9.]*\)s.*/\1/p' "$work/log" | paste -sd+ | sed 's/^$/0/' | awk -F+ '{ s = 0; for (i = 1; i <= NF; i++) s += $i; printf "%.1f", s }')
-    heading
+    heading "$evidence" 'Planted bugs' "$about" "$table"
     echo "| $name | $(cat "$work/$n.invariant") | $found | $seconds |" >>"$evidence"
     cp "$work/before" "$file"
 done

@@ -6,8 +6,7 @@
 #   scripts/rest.sh --calm PGBATON_CHAOS [TIME]   an hour of full processor load with an API server 2 s late and 8 clients, into calm.jsonl
 set -Eeuo pipefail
 cd "$(dirname "$0")/.."
-
-say() { printf '%s\n' "$*" >&2; }
+. scripts/measured.sh
 
 evidence=docs/evidence/rest.jsonl command=rest options=(--for 2m)
 if [ "${1:-}" = --tps ]; then
@@ -18,11 +17,7 @@ elif [ "${1:-}" = --calm ]; then
     evidence=docs/evidence/calm.jsonl options=(--for "${2:-1h}" --busy --api-latency 2s --clients 8)
 fi
 chaos=${1:?the first argument is the program pgbaton-chaos}
-commit=$(git rev-parse --short=12 HEAD)
-if [ -n "$(git status --porcelain -- . ':!docs/evidence')" ]; then
-    say "error: there are changes that no commit has: commit them first (git status shows them)"
-    exit 1
-fi
+measured chaos
 mkdir -p "$(dirname "$evidence")"
 if grep -qs "\"commit\":\"$commit\",\"for\":\"${options[1]}\"" "$evidence"; then
     say "$evidence has it of commit $commit already"
@@ -36,6 +31,6 @@ if [ ! -s "$report" ]; then
     say "error: nothing was reported: see above"
     exit 1
 fi
-sed "s/^{/{\"date\":\"$(date -u +%FT%TZ)\",\"commit\":\"$commit\",\"for\":\"${options[1]}\",/" "$report" | tee -a "$evidence"
+dated "\"for\":\"${options[1]}\"," <"$report" | tee -a "$evidence"
 say "recorded in $evidence"
 exit "$failed"

@@ -4,18 +4,13 @@
 # scripts/simulate.sh [THINGS]     default: 1000000000
 set -Eeuo pipefail
 cd "$(dirname "$0")/.."
-
-say() { printf '%s\n' "$*" >&2; }
+. scripts/measured.sh
 
 wanted=${1:-1000000000}
 # Seeds of one process before its result is written down: about half a minute.
 chunk=2000
 evidence=docs/evidence/simulation.jsonl
-commit=$(git rev-parse --short=12 HEAD)
-if [ -n "$(git status --porcelain -- . ':!docs/evidence')" ]; then
-    say "error: there are changes that no commit has: commit them first (git status shows them)"
-    exit 1
-fi
+measured tests/simulation
 mkdir -p "$(dirname "$evidence")"
 touch "$evidence"
 work=$(mktemp -d)
@@ -39,7 +34,7 @@ while [ "$(happened)" -lt "$wanted" ]; do
     failed=
     for ((n = 0; n < processes; n++)); do
         if wait "${pids[$n]}"; then
-            grep '^{"from"' "$work/$n" | sed "s/^{/{\"date\":\"$(date -u +%FT%TZ)\",\"commit\":\"$commit\",/" >>"$evidence"
+            grep '^{"from"' "$work/$n" | dated >>"$evidence"
         else
             failed=1
             cat "$work/$n" "$work/$n.err" >&2

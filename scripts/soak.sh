@@ -5,8 +5,7 @@
 #   scripts/soak.sh --cluster PGBATON_CHAOS [RUNS]   the machine's own Kubernetes (make cluster), into soak-cluster.jsonl; default: 50
 set -Eeuo pipefail
 cd "$(dirname "$0")/.."
-
-say() { printf '%s\n' "$*" >&2; }
+. scripts/measured.sh
 
 cluster=
 if [ "${1:-}" = --cluster ]; then
@@ -24,11 +23,8 @@ some_runs() {
         "$chaos" demo --json --durability sync --fault random --repeat "$1"
     fi
 }
-commit=$(git rev-parse --short=12 HEAD)
-if [ -n "$(git status --porcelain -- . ':!docs/evidence')" ]; then
-    say "error: there are changes that no commit has: commit them first (git status shows them)"
-    exit 1
-fi
+# On a real Kubernetes the manifests are part of it.
+measured chaos ${cluster:+deploy}
 mkdir -p "$(dirname "$evidence")"
 touch "$evidence"
 recorded() { grep -c "\"commit\":\"$commit\"" "$evidence" || true; }
@@ -40,7 +36,7 @@ while [ "$(recorded)" -lt "$runs" ]; do
     now=$((now < 10 ? now : 10))
     say "runs $((before + 1)) to $((before + now)) of $runs"
     some_runs "$now" |
-        sed "s/^{/{\"date\":\"$(date -u +%FT%TZ)\",\"commit\":\"$commit\",/" >>"$evidence" || failed=1
+        dated >>"$evidence" || failed=1
     if [ "$(recorded)" = "$before" ]; then
         say "error: nothing was reported: see above"
         exit 1

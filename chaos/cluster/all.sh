@@ -2,7 +2,7 @@
 # Runs the tests that smoke.sh leaves out (test-overlays, test-bad_input, test-rollout) and every scenario on the machine's own cluster, and appends a row
 # for each to docs/evidence/chaos.md, with date and commit: scenarios whose outages are compared ten times, the others once. What has a row
 # of this commit is not run again: remove the row to repeat it. With arguments (NAME:RUNS): these only. With --bench: the scenarios that the design
-# has a goal for, ten times each, beside the goals and with the phases, into docs/evidence/bench-cluster.md.
+# has a goal for, and the control `nothing`, ten times each, beside the goals and with the phases, into docs/evidence/bench-cluster.md.
 # usage: all.sh [--bench] RELEASE_DIRECTORY [SCENARIO:RUNS...]
 set -Eeuo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -14,14 +14,14 @@ fi
 release=$(realpath "${1:?usage: all.sh RELEASE_DIRECTORY [SCENARIO:RUNS...]}")
 shift
 cd "$here/../.."
-[ -z "$(git status --porcelain -- . ':!docs/evidence' ':!docs/chaos.md')" ] || die "there are uncommitted changes: a result must belong to a commit"
-commit=$(git rev-parse --short HEAD)
+. scripts/measured.sh
+measured chaos deploy
 file=docs/evidence/chaos.md title="# Scenarios on a real Kubernetes" by="make chaos-all" table=(table)
 if [ -n "$bench" ]; then
 	file=docs/evidence/bench-cluster.md title="# Outages beside the goals, on a real Kubernetes" by="make bench-cluster" table=(table --goals cluster)
-	[ $# != 0 ] || set -- switchover:10 pod-delete:10 drain:10 postmaster-kill:10 pod-kill:10 pod-freeze:10 node-cut:10 sidecar-kill:10 api-stop:10
+	[ $# != 0 ] || set -- nothing:10 switchover:10 pod-delete:10 drain:10 postmaster-kill:10 pod-kill:10 pod-freeze:10 node-cut:10 sidecar-kill:10 api-stop:10
 fi
-ten="switchover pod-delete sts-delete container-kill sidecar-kill node-cut"
+ten="nothing switchover pod-delete sts-delete container-kill sidecar-kill node-cut"
 full=
 if [ $# = 0 ]; then
 	full=1

@@ -1,6 +1,6 @@
 //! The command line of `pgbaton-chaos`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use crate::cluster;
 use crate::cluster::cli::ClusterCommand;
 use crate::local::demo::{self, Plan};
 use crate::local::faults::Fault;
+use crate::local::load::Data;
 use crate::local::settings::Choice;
 use crate::local::{rest, settings, tps, watchdog};
 use crate::report::FaultReport;
@@ -53,6 +54,9 @@ enum Command {
     Evidence {
         /// docs/evidence
         folder: PathBuf,
+        /// Only what 'make bench' noted
+        #[arg(long)]
+        bench: bool,
     },
     /// Ends what a killed rig left behind (started by the rig itself)
     #[command(hide = true)]
@@ -94,6 +98,13 @@ struct DemoArguments {
     /// Clients that write through the Service's address
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=60))]
     clients: u16,
+    /// What the database holds beside the table of the clients that measure
+    #[arg(long, value_enum, default_value_t)]
+    data: Data,
+    /// Before each fault: a long query on every standby holds replay back (max_standby_streaming_delay = -1) while a table is loaded, until
+    /// each has at least this many MiB of WAL to replay; then the queries end, and the fault comes
+    #[arg(long, value_name = "MIB", num_args = 0..=1, default_missing_value = "256", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    backlog: Option<u64>,
     /// Leave the cluster running at the end, until Ctrl-C, and its directory after that
     #[arg(long)]
     keep: bool,
@@ -200,6 +211,8 @@ impl From<DemoArguments> for Plan {
                 member_sidecar_env: Vec::new(),
                 guard_env: Vec::new(),
                 plain: false,
+                data: given.data,
+                backlog_mib: given.backlog,
             },
             faults: given.faults,
             repeat: usize::from(given.repeat),
@@ -239,25 +252,34 @@ pub fn main() -> ExitCode {
         }),
         Command::Faults => {
             for fault in Fault::ALL.into_iter().chain([Fault::Random]) {
-                println!("{fault:<26} {}", fault.description());
+                println!("{fault:<29} {}", fault.description());
             }
             ExitCode::SUCCESS
         }
         Command::Cluster(command) => cluster::cli::main(command),
         Command::Table { head, goals } => table(head, goals),
-        Command::Evidence { folder } => match evidence::page(&folder) {
-            Ok(page) => {
-                print!("{page}");
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                eprintln!("error: {error:#}");
-                ExitCode::FAILURE
-            }
-        },
+        Command::Evidence { folder, bench } => show_evidence(&folder, bench),
         Command::Watchdog { directory } => {
             watchdog::watch(&directory);
             ExitCode::SUCCESS
+        }
+    }
+}
+
+fn show_evidence(folder: &Path, bench: bool) -> ExitCode {
+    let made = if bench {
+        evidence::bench(folder)
+    } else {
+        evidence::page(folder)
+    };
+    match made {
+        Ok(page) => {
+            print!("{page}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
         }
     }
 }

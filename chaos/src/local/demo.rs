@@ -1,14 +1,18 @@
 //! The demonstration and measuring run: a rig, clients, one fault after the other, a report of each.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use pgbaton::core::record::Durability;
 use tokio::time::{Instant, sleep};
 
 use super::faults::Fault;
+use super::load::{Backlog, Data, Load};
+use super::member::Member;
+use super::meter::Metered;
 use super::rig::Rig;
 use super::settings::Choice;
 use super::watchers;
@@ -16,13 +20,17 @@ use crate::oracles::observer::{Entry, Observer};
 use crate::oracles::trial::Trial;
 use crate::oracles::workload::Workload;
 use crate::oracles::writers::Oracle;
-use crate::report::FaultReport;
 use crate::report::summary;
+use crate::report::{FaultReport, Setting};
 
 /// Until a new cluster is whole: initdb, two clones.
 const FIRST_WHOLE: Duration = Duration::from_secs(120);
+/// Until everybody has what pgbench made.
+const LOADED_WHOLE: Duration = Duration::from_secs(120);
 /// Clients write this long before a fault.
 const WARM_UP: Duration = Duration::from_secs(2);
+/// Then it is counted what a cluster that is well asks for.
+const AT_REST: Duration = Duration::from_secs(5);
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -94,14 +102,31 @@ pub async fn run(plan: Plan) -> Result<bool> {
     }
     // What went wrong is looked into later; what a person broke off is not.
     let keep = plan.keep || (!good && !interrupt);
-    let directory = rig.settings.directory.clone();
-    rig.end(keep).await?;
-    if keep {
-        voice.say(&format!("logs and data stay in {}", directory.display()));
-    } else {
-        voice.say("ended: no process, no directory is left");
-    }
+    finish(rig, &plan, keep).await?;
     result
+}
+
+/// Ends the rig and says what is left of it.
+async fn finish(rig: Rig, plan: &Plan, keep: bool) -> Result<()> {
+    let voice = Voice { json: plan.json };
+    let directory = rig.settings.directory.clone();
+    let volumes: Vec<PathBuf> = rig.members.iter().map(Member::volume).collect();
+    rig.end(keep).await?;
+    if !keep {
+        voice.say("ended: no process, no directory is left");
+        return Ok(());
+    }
+    // Gigabytes that nobody asked to keep: the logs stay.
+    let too_large = !plan.keep && plan.choice.data != Data::Small;
+    if too_large {
+        for volume in volumes {
+            std::fs::remove_dir_all(&volume)
+                .with_context(|| format!("cannot remove {}", volume.display()))?;
+        }
+    }
+    let what = if too_large { "logs" } else { "logs and data" };
+    voice.say(&format!("{what} stay in {}", directory.display()));
+    Ok(())
 }
 
 /// Ctrl-C, or the polite signal of a supervisor.
@@ -186,6 +211,7 @@ fn invite(rig: &Rig, voice: Voice) {
 struct Reports {
     voice: Voice,
     durability: &'static str,
+    setting: Setting,
     to_do: VecDeque<Fault>,
     done: Vec<FaultReport>,
 }
@@ -198,6 +224,11 @@ impl Reports {
             durability: match plan.choice.durability {
                 Durability::Sync => "sync",
                 Durability::Async => "async",
+            },
+            setting: Setting {
+                members: usize::from(plan.choice.members),
+                data: plan.choice.data.name().to_owned(),
+                backlog_mib: plan.choice.backlog_mib,
             },
             to_do: all.collect(),
             done: Vec::new(),
@@ -217,7 +248,9 @@ impl Reports {
     /// Whoever reads gets one report for each fault that was asked for, also when the run ended early.
     fn close(&mut self) {
         while let Some(fault) = self.to_do.pop_front() {
-            self.add(FaultReport::not_run(fault.name(), self.durability));
+            let mut report = FaultReport::not_run(fault.name(), self.durability);
+            report.setting.clone_from(&self.setting);
+            self.add(report);
         }
         if let Some(table) = summary::for_people(&self.done) {
             self.voice.say(&table);
@@ -257,23 +290,41 @@ async fn judge_of(rig: &Rig) -> Result<Arc<Oracle>> {
     Ok(Arc::new(oracle))
 }
 
+/// The database that was wished for, and what writes to it until it is dropped.
+async fn loaded(rig: &Rig, observer: &Observer, voice: Voice) -> Result<Load> {
+    let began = Instant::now();
+    let load = shown(observer, began, voice, Load::start(rig)).await?;
+    if let Err(missing) = rig.wait_whole(LOADED_WHOLE).await {
+        bail!(
+            "the cluster was not whole {} s after its data was made: {}",
+            LOADED_WHOLE.as_secs(),
+            missing.join("; ")
+        );
+    }
+    Ok(load)
+}
+
 async fn all_faults(plan: &Plan, rig: &Rig, reports: &mut Reports) -> Result<bool> {
     let voice = reports.voice;
     let observer = watchers::start(&rig.store, &rig.members);
     first_whole(plan, rig, &observer, voice).await?;
-    let mut trial = Trial {
-        subject: rig,
-        observer: &observer,
-        workload: Workload::start(&rig.settings.login, rig.settings.service_ip(), plan.clients).await?,
-        oracle: judge_of(rig).await?,
-        known_lost: Vec::new(),
-    };
+    let _load = loaded(rig, &observer, voice).await?;
+    let mut metered = Metered::start(rig).await;
+    let workload = Workload::start(&rig.settings.login, rig.settings.service_ip(), plan.clients).await?;
     voice.say(&format!(
         "{} clients write through {}",
         plan.clients,
         rig.settings.service_ip()
     ));
     sleep(WARM_UP).await;
+    metered.rest(AT_REST).await;
+    let mut trial = Trial {
+        subject: &metered,
+        observer: &observer,
+        workload,
+        oracle: judge_of(rig).await?,
+        known_lost: Vec::new(),
+    };
     let all = reports.to_do.len();
     let mut good = true;
     while let Some(fault) = reports.to_do.pop_front() {
@@ -283,13 +334,8 @@ async fn all_faults(plan: &Plan, rig: &Rig, reports: &mut Reports) -> Result<boo
             if all > 1 { place } else { fault.to_string() }
         ));
         let began = Instant::now();
-        let report = shown(
-            &observer,
-            began,
-            voice,
-            trial.run(&fault.to_string(), fault.inflict(rig)),
-        )
-        .await;
+        let tried = one_fault(fault, &reports.setting, rig, &mut trial);
+        let report = shown(&observer, began, voice, tried).await;
         if plan.json && !report.is_good() {
             print_timeline(&observer, began, voice);
         }
@@ -303,6 +349,31 @@ async fn all_faults(plan: &Plan, rig: &Rig, reports: &mut Reports) -> Result<boo
     }
     trial.workload.stop().await;
     trial.oracle.stop().await;
+    show_statuses(plan, rig, voice);
+    Ok(good)
+}
+
+/// Inflicts it on the cluster that was wished for.
+async fn one_fault(
+    fault: Fault,
+    setting: &Setting,
+    rig: &Rig,
+    trial: &mut Trial<'_, Metered<'_>>,
+) -> FaultReport {
+    let mut least = None;
+    let inflict = async {
+        if let Some(mib) = setting.backlog_mib {
+            least = Some(Backlog::build(rig, mib).await?.release(rig).await?);
+        }
+        fault.inflict(rig).await
+    };
+    let mut report = trial.run(fault.name(), inflict).await;
+    report.setting.clone_from(setting);
+    report.detail.backlog_mib = least;
+    report
+}
+
+fn show_statuses(plan: &Plan, rig: &Rig, voice: Voice) {
     let open = if plan.keep {
         ""
     } else {
@@ -312,7 +383,6 @@ async fn all_faults(plan: &Plan, rig: &Rig, reports: &mut Reports) -> Result<boo
     for member in &rig.members {
         voice.say(&format!("  {}  {}", member.name, member.status_url()));
     }
-    Ok(good)
 }
 
 /// Does `work` and shows the timeline meanwhile, line by line. Programs that read JSON get it only when something went wrong, after it.

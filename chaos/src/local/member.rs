@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::host::{self, Account};
-use super::settings::{Settings, member_name};
+use super::load;
+use super::settings::{Choice, Settings, member_name};
 use crate::names::{POSTGRES_PORT, SIDECAR_PORT};
 
 /// The test image's entrypoint: `entrypoint.sh` says which contract it keeps.
@@ -24,6 +25,8 @@ pub struct Member {
     /// The directory of this member.
     pub root: PathBuf,
     account: Option<Account>,
+    /// Lines that the rig's data and faults ask for; they count before those above them.
+    wished: String,
 }
 
 impl Member {
@@ -36,6 +39,7 @@ impl Member {
             ip: settings.member_ip(index),
             root: settings.directory.join(&name),
             account: settings.account.clone(),
+            wished: wished(&settings.choice),
             name,
         }
     }
@@ -122,8 +126,13 @@ impl Member {
     }
 
     /// The tutorial's archive lies on the volume.
+    #[must_use]
+    pub fn archive(&self) -> PathBuf {
+        self.volume().join("archive")
+    }
+
     fn make_archive(&self) -> Result<()> {
-        let archive = self.volume().join("archive");
+        let archive = self.archive();
         make(&archive)?;
         host::give(&archive, self.account.as_ref())
     }
@@ -149,7 +158,7 @@ impl Member {
     fn postgresql_conf(&self) -> String {
         let data = self.pgdata();
         let config = self.config_directory();
-        let archive = self.volume().join("archive");
+        let archive = self.archive();
         format!(
             "# The user's configuration, as the tutorial's ConfigMap mounts it: outside PGDATA.\n\
              data_directory = '{data}'\n\
@@ -175,14 +184,21 @@ impl Member {
              wal_level = replica\n\
              archive_mode = on\n\
              archive_command = 'test ! -f {archive}/%f && cp %p {archive}/%f'\n\
-             max_wal_senders = 10\n",
+             max_wal_senders = 10\n\
+             {wished}",
             data = data.display(),
             config = config.display(),
             ip = self.ip,
             socket = self.socket_directory().display(),
             archive = archive.display(),
+            wished = self.wished,
         )
     }
+}
+
+fn wished(choice: &Choice) -> String {
+    let patient = choice.backlog_mib.map_or("", |_| load::PATIENT);
+    format!("{}{patient}", choice.data.configuration())
 }
 
 /// The tutorial's rules without its `trust` for 127.0.0.1: on one machine everybody comes from there, and no password would

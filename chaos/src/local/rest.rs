@@ -12,11 +12,11 @@ use tokio::time::{Instant, sleep};
 
 use super::api::Requests;
 use super::kubelet::{Kubelet, Role};
+use super::meter;
 use super::process;
 use super::rig::Rig;
 use super::settings::Choice;
 use super::whole;
-use crate::oracles::observer;
 use crate::oracles::workload::Workload;
 
 /// Until a new cluster is whole.
@@ -209,26 +209,13 @@ struct Window {
     processes: Vec<[Watched; 2]>,
     requests: Requests,
     /// Of each member: questions and bytes so far.
-    traffic: Vec<[f64; 2]>,
+    traffic: Vec<[u64; 2]>,
 }
 
-/// Counters of the sidecars' own metrics: questions to other members, bytes of them and of their answers.
-async fn traffic(rig: &Rig) -> Result<Vec<[f64; 2]>> {
-    let mut all = Vec::new();
-    for member in &rig.members {
-        let metrics = observer::get(member.ip, "/metrics").await?;
-        let sum = |name: &str| -> f64 {
-            let lines = metrics.lines().filter(|line| line.starts_with(name));
-            lines
-                .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
-                .sum()
-        };
-        all.push([
-            sum("pgbaton_peer_questions_total"),
-            sum("pgbaton_peer_traffic_bytes_total"),
-        ]);
-    }
-    Ok(all)
+/// Counters of the sidecars' own metrics.
+async fn traffic(rig: &Rig) -> Result<Vec<[u64; 2]>> {
+    let asked = rig.members.iter().map(|member| meter::peer_counters(member.ip));
+    futures_util::future::try_join_all(asked).await
 }
 
 async fn watch(rig: &Rig, time: Duration) -> Result<Window> {
@@ -258,12 +245,13 @@ impl Window {
         let requests = rig.store.api().requests().since(&self.requests);
         let mut costs = Vec::new();
         for (place, (kubelet, [sidecar, guard])) in rig.kubelets.iter().zip(&self.processes).enumerate() {
-            let grown = |what: usize| rounded((traffic[place][what] - self.traffic[place][what]) / seconds);
+            let more = |what: usize| traffic[place][what].saturating_sub(self.traffic[place][what]);
+            let grown = |what: usize| rounded(more(what) as f64 / seconds);
             let member = kubelet.member().name.clone();
             let writes: u64 = requests
                 .requests
                 .iter()
-                .filter(|(key, _)| key.user == member && !matches!(key.verb, "get" | "list"))
+                .filter(|(key, _)| key.user == member && meter::writes(key))
                 .map(|(_, count)| count)
                 .sum();
             costs.push(Cost {

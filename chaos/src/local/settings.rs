@@ -9,6 +9,7 @@ use pgbaton::core::record::{Availability, Durability};
 
 use super::container::Isolation;
 use super::host::{self, Account};
+use super::load::{self, Data};
 use crate::names::{POSTGRES_PORT, SIDECAR_PORT};
 use crate::oracles::sql::Login;
 
@@ -105,6 +106,10 @@ pub struct Choice {
     pub member_sidecar_env: Vec<(u8, String, String)>,
     /// The StatefulSets are the tutorial's own, without guard and sidecar.
     pub plain: bool,
+    /// What the database holds and bears.
+    pub data: Data,
+    /// So many MiB each standby has to replay when a fault comes; none: as it comes.
+    pub backlog_mib: Option<u64>,
     /// Further environment of every guard, for tests.
     pub guard_env: Vec<(String, String)>,
 }
@@ -123,6 +128,8 @@ impl Default for Choice {
             sidecar_env: Vec::new(),
             member_sidecar_env: Vec::new(),
             plain: false,
+            data: Data::default(),
+            backlog_mib: None,
             guard_env: Vec::new(),
         }
     }
@@ -173,6 +180,7 @@ impl Settings {
         let binary = binary_under_test(choice.pgbaton.as_deref())?;
         host::check_free(&addresses(&choice))?;
         let directory = make_directory(choice.directory.as_deref())?;
+        load::check_space(choice.data, &directory)?;
         // A copy, as the emptyDir of a real pod holds one: a rebuild while the rig runs changes nothing, and the server's user
         // can run it wherever the original lies.
         let pgbaton = directory.join("bin").join("pgbaton");

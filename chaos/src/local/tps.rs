@@ -1,16 +1,15 @@
 //! What clients pay for pgbaton while nothing happens: the same pgbench on the same cluster, in turn with sidecars and guards at work and with all
 //! of them standing still. A span is shorter than a permit, so they go on afterwards as if nothing had been.
 
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
-use tokio::process::Command;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::kubelet::Role;
+use super::pgbench;
 use super::process;
 use super::rig::Rig;
 use super::settings::Choice;
@@ -24,6 +23,8 @@ const SETTLE: Duration = Duration::from_secs(10);
 const SPAN: Duration = Duration::from_secs(5);
 /// Between two measurements: sidecars and guards catch up.
 const BETWEEN: Duration = Duration::from_secs(2);
+/// Of one run of pgbench.
+const RUN_BOUND: Duration = Duration::from_secs(60);
 /// pgbench's scale: 10 is 150 MB.
 const SCALE: u32 = 10;
 
@@ -55,7 +56,8 @@ async fn measure(rig: &Rig, pairs: u16, clients: u16) -> Result<TpsReport> {
     if let Err(missing) = rig.wait_whole(FIRST_WHOLE).await {
         bail!("the new cluster was not whole: {}", missing.join("; "));
     }
-    pgbench(rig, &["-i".to_owned(), "-q".to_owned(), format!("-s{SCALE}")]).await?;
+    let make = ["-i", "-q", &format!("-s{SCALE}")].map(str::to_owned);
+    pgbench::run(&rig.settings, &make, RUN_BOUND).await?;
     sleep(SETTLE).await;
     let first = term(rig)?;
     // The first one warms up.
@@ -112,34 +114,13 @@ async fn span(rig: &Rig, clients: u16) -> Result<f64> {
         format!("-c{clients}"),
         "-j2".to_owned(),
     ];
-    let said = pgbench(rig, &arguments).await?;
+    let said = pgbench::run(&rig.settings, &arguments, RUN_BOUND).await?;
     tps(&said).with_context(|| format!("pgbench told no figure: {said}"))
 }
 
 fn tps(said: &str) -> Option<f64> {
     let line = said.lines().find_map(|line| line.strip_prefix("tps = "))?;
     line.split_whitespace().next()?.parse().ok()
-}
-
-async fn pgbench(rig: &Rig, arguments: &[String]) -> Result<String> {
-    let login = &rig.settings.login;
-    let run = Command::new(rig.settings.programs.join("pgbench"))
-        .args(arguments)
-        .args(["-h", &rig.settings.service_ip().to_string()])
-        .args(["-p", &login.port.to_string(), "-U", &login.user, &login.database])
-        .env("PGPASSWORD", &login.password)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = timeout(SPAN * 12, run).await.context("pgbench does not end")??;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        output.status.success(),
-        "pgbench ended with {}: {errors}",
-        output.status
-    );
-    Ok(said)
 }
 
 /// Every sidecar and guard stands still until this is dropped; the servers run on.

@@ -104,6 +104,7 @@ impl<F: Copy + Display> Choice<F> {
             over,
             hit: first.hit,
             did,
+            cast: first.cast,
         })
     }
 }

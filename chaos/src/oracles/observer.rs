@@ -183,7 +183,8 @@ impl ObjectLines {
 }
 
 /// The text without its numbers of milliseconds.
-fn without_times(text: &str) -> String {
+#[must_use]
+pub fn without_times(text: &str) -> String {
     let words: Vec<&str> = text.split(' ').collect();
     let is_time = |at: usize| {
         words[at].parse::<u64>().is_ok() && words.get(at + 1).is_some_and(|next| next.starts_with("ms"))

@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep};
 use super::observer::Observer;
 use super::workload::Workload;
 use super::writers::Oracle;
-use crate::report::{Detail, FaultReport, timeline};
+use crate::report::costs::Costs;
+use crate::report::{Detail, FaultReport, Setting, timeline};
 
 /// Until a cluster is whole again after a fault is over: a Lease's duration, a clone, and time to spare on a loaded machine.
 const WHOLE_AGAIN: Duration = Duration::from_secs(90);
@@ -21,6 +22,11 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// Clients must be served again within this time after the cluster is whole. After an outage of the API server the Service leads to the
 /// old primary until Kubernetes' own controllers and kube-proxy are back at work, which takes up to a minute; the outage's figure shows it.
 const SERVED_BOUND: Duration = Duration::from_secs(60);
+
+/// How long the control is looked at: no outage of a blow is longer.
+const NOTHING: Duration = Duration::from_secs(10);
+/// Most lines of what members said.
+const MOST_WORDS: usize = 60;
 
 /// A fault that was done.
 #[derive(Debug, Clone)]
@@ -33,6 +39,8 @@ pub struct Inflicted {
     pub hit: Option<String>,
     /// What was done, for people.
     pub did: String,
+    /// Members whose words are told, and what each of them is in this fault.
+    pub cast: Vec<(String, String)>,
 }
 
 impl Inflicted {
@@ -44,6 +52,7 @@ impl Inflicted {
             over: at,
             hit: Some(hit.to_owned()),
             did,
+            cast: Vec::new(),
         }
     }
 
@@ -55,8 +64,16 @@ impl Inflicted {
             over: Instant::now(),
             hit: hit.map(str::to_owned),
             did,
+            cast: Vec::new(),
         }
     }
+}
+
+/// The control: the longest gap between two acknowledgements that comes without any fault.
+pub async fn nothing() -> Inflicted {
+    let at = Instant::now();
+    sleep(NOTHING).await;
+    Inflicted::lasting(at, None, format!("nothing was done for {} s", NOTHING.as_secs()))
 }
 
 /// A cluster that faults are tried on.
@@ -71,6 +88,10 @@ pub trait Subject {
         since: Timestamp,
         bound: Duration,
     ) -> impl Future<Output = Result<(), Vec<String>>>;
+    /// What the members asked for since then; none: nobody counts here.
+    fn costs(&self, _from: Instant) -> impl Future<Output = Option<Costs>> {
+        std::future::ready(None)
+    }
 }
 
 /// What faults are judged by.
@@ -104,25 +125,20 @@ impl<S: Subject> Trial<'_, S> {
                 .note("cluster", "whole: one primary, all others stream from it");
         }
         let rejoined_ms = whole.is_ok().then(|| millis(inflicted.over.elapsed()));
+        let costs = self.subject.costs(inflicted.at).await;
         let mut not_whole = whole.err().unwrap_or_default();
         // Whole is one thing, serving another: clients must get an answer again too.
-        if not_whole.is_empty() && !served_again(&self.workload, Instant::now()).await {
-            not_whole.push(format!(
-                "no client's write was acknowledged within {} s",
-                SERVED_BOUND.as_secs()
-            ));
+        if not_whole.is_empty() {
+            not_whole.extend(not_served(&self.workload, Instant::now()).await);
         }
         sleep(SETTLE).await;
         let ended = Instant::now();
         let after = self.subject.record().await;
         let servers_after = self.subject.servers().await;
-        let lost = match self.newly_lost().await {
-            Ok(lost) => lost,
-            Err(error) => {
-                trouble = trouble.or(Some(format!("whether writes were lost is not known: {error:#}")));
-                Vec::new()
-            }
-        };
+        let lost = self.newly_lost().await.unwrap_or_else(|error| {
+            trouble.get_or_insert(format!("whether writes were lost is not known: {error:#}"));
+            Vec::new()
+        });
         let recorded = after.as_ref().map(timelines);
         let two_writable = self.oracle.two_writable(inflicted.at, recorded.as_ref());
         let came_back = inflicted
@@ -136,6 +152,7 @@ impl<S: Subject> Trial<'_, S> {
         FaultReport {
             fault: fault.to_string(),
             durability: durability(before.as_ref().or(after.as_ref())).to_owned(),
+            setting: Setting::of(before.as_ref().map_or(0, |record| record.members.len())),
             outage_ms: summary.outage_ms,
             acknowledged: summary.acknowledged,
             lost: lost.len() as u64,
@@ -146,8 +163,10 @@ impl<S: Subject> Trial<'_, S> {
             rejoined_ms,
             rejoined_by,
             phases_ms: newest.map_or_else(Vec::new, |term| self.phases(term, inflicted.at, ended)),
+            costs,
             detail: Detail {
                 way_back: way_back(self.observer, &inflicted),
+                words: words(self.observer, &inflicted),
                 did: inflicted.did,
                 why: newest.map(|entry| entry.why.clone()),
                 unknown: summary.unknown,
@@ -157,6 +176,7 @@ impl<S: Subject> Trial<'_, S> {
                 two_writable,
                 not_whole,
                 trouble,
+                backlog_mib: None,
             },
         }
     }
@@ -180,6 +200,7 @@ impl<S: Subject> Trial<'_, S> {
                     over: Instant::now(),
                     hit: None,
                     did: "could not be inflicted".to_owned(),
+                    cast: Vec::new(),
                 };
                 (nothing, Some(format!("{error:#}")))
             }
@@ -213,14 +234,15 @@ fn unix_ms(at: Instant) -> u64 {
     now.saturating_sub(millis(at.elapsed()))
 }
 
-async fn served_again(workload: &Workload, since: Instant) -> bool {
+async fn not_served(workload: &Workload, since: Instant) -> Option<String> {
     while since.elapsed() < SERVED_BOUND {
         if workload.acknowledged_since(since) > 0 {
-            return true;
+            return None;
         }
         sleep(Duration::from_millis(20)).await;
     }
-    false
+    let bound = SERVED_BOUND.as_secs();
+    Some(format!("no client's write was acknowledged within {bound} s"))
 }
 
 /// Timelines that the record knows: those promoted to and those they left, and the primary's own.
@@ -281,6 +303,23 @@ fn way_back(observer: &Observer, inflicted: &Inflicted) -> Vec<String> {
         format!("{ms} ms: {}", entry.what)
     })
     .collect()
+}
+
+/// What the members of the fault's cast said while it lasted, under what each of them is in it.
+fn words(observer: &Observer, inflicted: &Inflicted) -> Vec<String> {
+    let named = |text: &str| {
+        let cast = inflicted.cast.iter();
+        cast.fold(text.to_owned(), |text, (member, role)| text.replace(member, role))
+    };
+    let is_cast = |who: &String| inflicted.cast.iter().any(|(member, _)| member == who);
+    let entries = observer.since(inflicted.at).into_iter();
+    let told = entries.filter(|entry| is_cast(&entry.who) && entry.at <= inflicted.over);
+    told.take(MOST_WORDS)
+        .map(|entry| {
+            let ms = entry.at.duration_since(inflicted.at).as_millis();
+            format!("{ms} ms, {}: {}", named(&entry.who), named(&entry.what))
+        })
+        .collect()
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -1,8 +1,11 @@
 //! Outages beside the goals of DESIGN.md section 11, with the phases of the takeovers.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use crate::oracles::observer;
 use crate::report::FaultReport;
+use crate::report::costs::{self, Costs, Traffic};
 use crate::report::summary::{percentile, rows};
 use crate::report::timeline;
 
@@ -40,17 +43,26 @@ pub fn goal(fault: &str, ground: Ground) -> Option<u64> {
     })
 }
 
-const HEAD: [&str; 12] = [
+/// Goal for the median time until the old primary streams again, by follow or rewind, in milliseconds.
+const REDUNDANCY_GOAL: u64 = 10_000;
+/// Different things that members said, of all runs of a row.
+const MOST_WORDS: usize = 12;
+
+const HEAD: [&str; 16] = [
     "fault",
     "durability",
     "runs",
     "well",
+    "another one leads",
     "goal",
     "median",
-    "p90",
+    "p90 (goal: 1.5 times that)",
     "max",
     "phases, medians in ms",
+    "redundancy back by follow or rewind, median (goal 10000 ms)",
     "whole again, median",
+    "asked for until whole, medians",
+    "seen beside it",
     "lost",
     "two writable",
 ];
@@ -61,31 +73,30 @@ pub fn markdown_head() -> String {
     format!("| {} |\n|{}\n", HEAD.join(" | "), " --- |".repeat(HEAD.len()))
 }
 
-/// Rows of a Markdown table, without its head. Bold is a median above its goal.
+/// Rows of a Markdown table, without its head. Bold is what is above its goal.
 #[must_use]
 pub fn markdown_rows(reports: &[FaultReport], ground: Ground) -> String {
     let mut text = String::new();
     for row in rows(reports) {
-        let ms = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms"));
+        let mine = reports.iter().filter(|r| r.was_run() && row.is_of(r));
+        let mine: Vec<&FaultReport> = mine.collect();
         let goal = goal(&row.fault, ground);
-        let median = percentile(&row.outages, 50);
-        let missed = goal.zip(median).is_some_and(|(goal, median)| median > goal);
-        let median = if missed {
-            format!("**{}**", ms(median))
-        } else {
-            ms(median)
-        };
+        let moved = mine.iter().filter(|r| r.old_primary != r.new_primary).count();
         let cells = [
-            row.fault.clone(),
+            row.title.clone(),
             row.durability.clone(),
             row.runs.to_string(),
             row.well.to_string(),
+            moved.to_string(),
             ms(goal),
-            median,
-            ms(percentile(&row.outages, 90)),
+            beside(percentile(&row.outages, 50), goal),
+            beside(percentile(&row.outages, 90), goal.map(|goal| goal * 3 / 2)),
             ms(row.outages.last().copied()),
-            phases(reports, &row.fault, &row.durability),
+            phases(&mine),
+            beside(redundancy(&mine), Some(REDUNDANCY_GOAL)),
             ms(percentile(&row.rejoined, 50)),
+            asked_for(&mine),
+            seen_beside(&mine),
             row.lost.to_string(),
             row.two_writable.to_string(),
         ];
@@ -95,11 +106,97 @@ pub fn markdown_rows(reports: &[FaultReport], ground: Ground) -> String {
     text
 }
 
+fn ms(value: Option<u64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms"))
+}
+
+/// Bold when it is above its goal.
+fn beside(value: Option<u64>, goal: Option<u64>) -> String {
+    if goal.zip(value).is_some_and(|(goal, value)| value > goal) {
+        format!("**{}**", ms(value))
+    } else {
+        ms(value)
+    }
+}
+
+fn median(values: impl Iterator<Item = u64>) -> Option<u64> {
+    let mut sorted: Vec<u64> = values.collect();
+    sorted.sort_unstable();
+    percentile(&sorted, 50)
+}
+
+/// Of the runs in which a server ended and came back with the data that it had: a clone takes as long as its data is large.
+fn redundancy(runs: &[&FaultReport]) -> Option<u64> {
+    let kept = |r: &&&FaultReport| matches!(r.rejoined_by.as_deref(), Some("follow" | "rewind"));
+    median(runs.iter().filter(kept).filter_map(|r| r.rejoined_ms))
+}
+
+/// Beside what is asked for at rest in the same time.
+fn asked_for(runs: &[&FaultReport]) -> String {
+    let counted: Vec<&Costs> = runs.iter().filter_map(|r| r.costs.as_ref()).collect();
+    let of =
+        |part: &dyn Fn(&Traffic) -> u64, all: &[Traffic]| median(all.iter().map(part)).unwrap_or_default();
+    let middle = |all: &[Traffic]| Traffic {
+        requests: of(&|t| t.requests, all),
+        writes: of(&|t| t.writes, all),
+        questions: of(&|t| t.questions, all),
+        peer_bytes: of(&|t| t.peer_bytes, all),
+    };
+    let now: Vec<Traffic> = counted.iter().map(|c| c.traffic).collect();
+    let rest: Vec<Traffic> = counted.iter().filter_map(|c| c.at_rest_in_that_time()).collect();
+    let Some(window) = median(counted.iter().map(|c| c.window_ms)) else {
+        return "-".to_owned();
+    };
+    let rest = if rest.is_empty() {
+        String::new()
+    } else {
+        format!("; at rest in that time: {}", costs::words(middle(&rest)))
+    };
+    format!(
+        "in {}: {}{rest}",
+        costs::seconds(window),
+        costs::words(middle(&now))
+    )
+}
+
+/// The backlog that there was, and the different things that members said, in how many runs.
+fn seen_beside(runs: &[&FaultReport]) -> String {
+    let backlog = median(runs.iter().filter_map(|r| r.detail.backlog_mib));
+    let mut shown: Vec<String> = Vec::new();
+    shown.extend(backlog.map(|mib| format!("{mib} MiB to replay, median")));
+    let mut said: Vec<(String, usize)> = Vec::new();
+    for run in runs {
+        let mut of_run: Vec<String> = run.detail.words.iter().map(|line| without_times(line)).collect();
+        let mut known = BTreeSet::new();
+        of_run.retain(|text| known.insert(text.clone()));
+        for text in of_run {
+            match said.iter_mut().find(|(other, _)| *other == text) {
+                Some((_, times)) => *times += 1,
+                None => said.push((text, 1)),
+            }
+        }
+    }
+    // What was said in most runs; among equals in its order.
+    said.sort_by_key(|(_, times)| std::cmp::Reverse(*times));
+    let texts = said.into_iter().take(MOST_WORDS);
+    shown.extend(texts.map(|(text, times)| format!("\"{text}\" ({times} of {})", runs.len())));
+    if shown.is_empty() {
+        "-".to_owned()
+    } else {
+        shown.join("; ").replace('|', "/")
+    }
+}
+
+/// Without the time at which it was said, and without those in it, which differ from run to run.
+fn without_times(line: &str) -> String {
+    let said = line.split_once(" ms, ").map_or(line, |(_, said)| said);
+    observer::without_times(said)
+}
+
 /// The median of each phase over the runs that had it, in the order of the first run that had it.
-fn phases(reports: &[FaultReport], fault: &str, durability: &str) -> String {
+fn phases(runs: &[&FaultReport]) -> String {
     let mut all: Vec<(&str, Vec<u64>)> = Vec::new();
-    let mine = |r: &&FaultReport| r.was_run() && r.fault == fault && r.durability == durability;
-    for (name, took) in reports.iter().filter(mine).flat_map(|r| &r.phases_ms) {
+    for (name, took) in runs.iter().flat_map(|r| &r.phases_ms) {
         match all.iter_mut().find(|(known, _)| known == name) {
             Some((_, times)) => times.push(*took),
             None => all.push((name, vec![*took])),
@@ -112,10 +209,9 @@ fn phases(reports: &[FaultReport], fault: &str, durability: &str) -> String {
             .position(|first| first == name)
             .unwrap_or(2)
     });
-    let shown = all.into_iter().map(|(name, mut times)| {
-        times.sort_unstable();
-        format!("{name} {}", percentile(&times, 50).unwrap_or_default())
-    });
+    let shown = all
+        .into_iter()
+        .map(|(name, times)| format!("{name} {}", median(times.into_iter()).unwrap_or_default()));
     let shown: Vec<String> = shown.collect();
     if shown.is_empty() {
         "-".to_owned()
@@ -133,6 +229,7 @@ mod tests {
         report.detail.trouble = None;
         report.outage_ms = outage_ms;
         report.rejoined_ms = Some(1);
+        report.new_primary = Some("postgres-2".to_owned());
         report.phases_ms = phases
             .iter()
             .map(|(name, ms)| ((*name).to_owned(), *ms))
@@ -150,10 +247,64 @@ mod tests {
         let rows = markdown_rows(&reports, Ground::Machine);
         assert_eq!(
             rows,
-            "| pod-kill | sync | 3 | 3 | 500 ms | **600 ms** | 700 ms | 700 ms | claim 105, pledges 30, promote 50 | 1 ms | 0 | 0 |\n"
+            "| pod-kill | sync | 3 | 3 | 3 | 500 ms | **600 ms** | 700 ms | 700 ms | claim 105, pledges 30, promote 50 | - | 1 ms | - | - | 0 | 0 |\n"
         );
         let bars = |text: &str| text.lines().map(|l| l.matches('|').count()).collect::<Vec<_>>();
-        assert_eq!(bars(&(markdown_head() + &rows)), [13; 3]);
+        assert_eq!(bars(&(markdown_head() + &rows)), [17; 3]);
         assert!(markdown_rows(&reports, Ground::Cluster).contains("| 800 ms | 600 ms |"));
+    }
+
+    #[test]
+    fn what_was_not_usual_has_rows_of_its_own() {
+        let mut dirty = report(500, &[]);
+        dirty.setting.data = "dirty".to_owned();
+        dirty.rejoined_by = Some("rewind".to_owned());
+        dirty.rejoined_ms = Some(12_000);
+        let traffic = Traffic {
+            requests: 30,
+            writes: 20,
+            questions: 100,
+            peer_bytes: 4_096,
+        };
+        dirty.costs = Some(Costs {
+            window_ms: 2_460,
+            traffic,
+            at_rest: Some(traffic),
+            at_rest_ms: 4_920,
+        });
+        let mut cloned = report(400, &[]);
+        cloned.rejoined_by = Some("clone".to_owned());
+        cloned.setting.backlog_mib = Some(256);
+        cloned.detail.backlog_mib = Some(260);
+        cloned.new_primary = None;
+        cloned.detail.words = vec![
+            "12 ms, the one left: standby: not streaming for 30 ms".to_owned(),
+            "99 ms, the one left: standby: not streaming for 31 ms".to_owned(),
+        ];
+        let text = markdown_rows(&[report(300, &[]), dirty, cloned], Ground::Machine);
+        let rows: Vec<&str> = text.lines().collect();
+        assert_eq!(rows.len(), 3, "{text}");
+        for (row, parts) in [
+            (
+                rows[1],
+                [
+                    "| pod-kill (dirty database) | sync | 1 | 1 | 1 | 500 ms | 500 ms |",
+                    "| **12000 ms** |",
+                    "| in 2.5 s: 30 API requests, 20 of them writes, 100 questions to others, 4 KiB; at rest in that time: 15 API requests, 10 of",
+                ],
+            ),
+            (
+                rows[2],
+                [
+                    "| pod-kill (replay backlog) | sync | 1 | 1 | 0 |",
+                    "| - | 1 ms |",
+                    "| 260 MiB to replay, median; \"the one left: standby: not streaming for ms\" (1 of 1) |",
+                ],
+            ),
+        ] {
+            for part in parts {
+                assert!(row.contains(part), "no {part:?} in\n{row}");
+            }
+        }
     }
 }

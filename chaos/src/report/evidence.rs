@@ -10,11 +10,29 @@ use serde_json::Value;
 
 use super::summary::percentile;
 
+mod rest;
+
 const HEAD: &str = "# Evidence
 
 Rendered by `make evidence` from the files in docs/evidence, which long checks append to: not to be edited. A commit is the code that was
 checked. Newest last.
 ";
+
+/// What `make bench` noted, for its end: what the members cost, what clients pay, outages beside the goals.
+///
+/// # Errors
+/// As `page`.
+pub fn bench(folder: &Path) -> Result<String> {
+    let mut text = String::new();
+    rest::at_rest(&mut text, &lines(folder, "rest.jsonl")?);
+    rest::tps(&mut text, &lines(folder, "tps.jsonl")?);
+    last_part(
+        &mut text,
+        "Outages beside the goals, one machine (`make bench`)",
+        &read(folder, "bench.md")?,
+    );
+    Ok(text)
+}
 
 /// The page.
 ///
@@ -30,14 +48,8 @@ pub fn page(folder: &Path) -> Result<String> {
         &lines(folder, "soak-cluster.jsonl")?,
     );
     calm(&mut text, &lines(folder, "calm.jsonl")?);
-    rest(&mut text, &lines(folder, "rest.jsonl")?);
-    tps(&mut text, &lines(folder, "tps.jsonl")?);
     planted(&mut text, &read(folder, "planted.md")?);
-    last_part(
-        &mut text,
-        "Outages beside the goals, one machine (`make bench`)",
-        &read(folder, "bench.md")?,
-    );
+    text.push_str(&bench(folder)?);
     last_part(
         &mut text,
         "Outages of every fault, one machine (`make outages`)",
@@ -249,91 +261,6 @@ fn calm(text: &mut String, lines: &[Value]) {
                 word(line, "acknowledged"),
                 word(line, "lost"),
                 format!("{} ms", word(line, "outage_ms")),
-            ],
-        );
-    }
-}
-
-fn rest(text: &mut String, lines: &[Value]) {
-    if lines.is_empty() {
-        return;
-    }
-    let head = [
-        "date",
-        "commit",
-        "member",
-        "sidecar",
-        "its processor time",
-        "guard",
-        "its processor time",
-        "API requests a second",
-        "of them writes",
-        "watches",
-        "questions to others a second",
-        "bytes of them a second",
-    ];
-    begin(text, "At rest (`make bench`)", &head);
-    for line in lines {
-        for cost in line["costs"].as_array().into_iter().flatten() {
-            let role = if cost["leads"] == true {
-                "leader"
-            } else {
-                "standby"
-            };
-            row(
-                text,
-                &[
-                    last_date(&[line]),
-                    word(line, "commit"),
-                    format!("{} ({role})", word(cost, "member")),
-                    format!("{} KiB", word(cost, "sidecar_kib")),
-                    format!("{} % of a core", word(cost, "sidecar_cpu")),
-                    format!("{} KiB", word(cost, "guard_kib")),
-                    format!("{} % of a core", word(cost, "guard_cpu")),
-                    word(cost, "requests"),
-                    word(cost, "writes"),
-                    word(cost, "watches"),
-                    word(cost, "questions"),
-                    word(cost, "peer_bytes"),
-                ],
-            );
-        }
-    }
-}
-
-fn tps(text: &mut String, lines: &[Value]) {
-    if lines.is_empty() {
-        return;
-    }
-    let title = "Cost to clients (`make bench`): pgbench with sidecars and guards at work, and with all of them standing still";
-    let head = [
-        "date",
-        "commit",
-        "clients",
-        "pairs",
-        "with, median TPS",
-        "without, median TPS",
-        "cost, median of the pairs",
-    ];
-    begin(text, title, &head);
-    let median = |line: &Value, key: &str| {
-        let list = line[key].as_array().into_iter().flatten();
-        let mut all: Vec<f64> = list.filter_map(Value::as_f64).collect();
-        all.sort_by(f64::total_cmp);
-        all.get(all.len() / 2)
-            .map_or_else(|| "-".to_owned(), |tps| format!("{tps:.0}"))
-    };
-    for line in lines {
-        row(
-            text,
-            &[
-                last_date(&[line]),
-                word(line, "commit"),
-                word(line, "clients"),
-                line["with"].as_array().map_or(0, Vec::len).to_string(),
-                median(line, "with"),
-                median(line, "without"),
-                format!("{} %", word(line, "cost_percent")),
             ],
         );
     }

@@ -1,10 +1,12 @@
 //! The result of one fault, as JSON and for people.
 
 pub mod bench;
+pub mod costs;
 pub mod evidence;
 pub mod summary;
 pub mod timeline;
 
+use costs::Costs;
 use serde::{Deserialize, Serialize};
 
 /// What one fault did. Times in milliseconds.
@@ -14,6 +16,9 @@ pub struct FaultReport {
     pub fault: String,
     /// `sync` or `async`.
     pub durability: String,
+    /// What the cluster was made of and had to bear.
+    #[serde(default)]
+    pub setting: Setting,
     /// Longest gap between two acknowledgements, over all clients, in the fault's window.
     pub outage_ms: u64,
     /// Writes acknowledged in the window.
@@ -35,8 +40,60 @@ pub struct FaultReport {
     /// Phases of the takeover, in order, as the new primary recorded them, and what lies before and behind them (`timeline`).
     #[serde(with = "phases")]
     pub phases_ms: Vec<(String, u64)>,
+    /// What the members asked for from the fault until the cluster was whole; none: nobody counted.
+    #[serde(default)]
+    pub costs: Option<Costs>,
     /// Anything else worth reading.
     pub detail: Detail,
+}
+
+/// What a cluster is made of and has to bear, beside the clients that measure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setting {
+    /// Members; 0: not known.
+    pub members: usize,
+    /// `small`, or `dirty`: pgbench's tables at scale 100, 1 GB of shared buffers, and pgbench writing.
+    pub data: String,
+    /// Each standby had at least so many MiB to replay when the fault came; none: as it came.
+    pub backlog_mib: Option<u64>,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self::of(0)
+    }
+}
+
+impl Setting {
+    /// So many members, and nothing special.
+    #[must_use]
+    pub fn of(members: usize) -> Self {
+        Self {
+            members,
+            data: "small".to_owned(),
+            backlog_mib: None,
+        }
+    }
+
+    /// The fault's name in tables, with what is not usual.
+    #[must_use]
+    pub fn title(&self, fault: &str) -> String {
+        let mut unusual = Vec::new();
+        if !matches!(self.members, 0 | 3) {
+            unusual.push(format!("{} members", self.members));
+        }
+        if self.data != "small" {
+            unusual.push(format!("{} database", self.data));
+        }
+        if self.backlog_mib.is_some() {
+            unusual.push("replay backlog".to_owned());
+        }
+        if unusual.is_empty() {
+            fault.to_owned()
+        } else {
+            format!("{fault} ({})", unusual.join(", "))
+        }
+    }
 }
 
 /// What people ask next.
@@ -55,6 +112,12 @@ pub struct Detail {
     /// What the hit member said on its way back: why by this way and no other.
     #[serde(default)]
     pub way_back: Vec<String>,
+    /// What members said meanwhile, with the milliseconds since the fault, where it matters who says what.
+    #[serde(default)]
+    pub words: Vec<String>,
+    /// What the standby that had least was still to replay when the fault came, in MiB, where a backlog was made.
+    #[serde(default)]
+    pub backlog_mib: Option<u64>,
     /// First lost writes.
     pub lost_ids: Vec<i64>,
     /// What the oracle of two writers found.
@@ -116,6 +179,7 @@ impl FaultReport {
         Self {
             fault: fault.to_owned(),
             durability: durability.to_owned(),
+            setting: Setting::default(),
             outage_ms: 0,
             acknowledged: 0,
             lost: 0,
@@ -126,6 +190,7 @@ impl FaultReport {
             rejoined_ms: None,
             rejoined_by: None,
             phases_ms: Vec::new(),
+            costs: None,
             detail: Detail {
                 trouble: Some(NOT_RUN.to_owned()),
                 ..Detail::default()
@@ -188,11 +253,13 @@ impl FaultReport {
         if let Some(why) = &self.detail.why {
             lines.push(format!("  why: {why}"));
         }
+        lines.extend(self.detail.words.iter().map(|word| format!("    {word}")));
         match (self.rejoined_ms, &self.rejoined_by) {
             (Some(ms), Some(by)) => lines.push(format!("  whole again after {ms} ms, by {by}")),
             (Some(ms), None) => lines.push(format!("  whole again after {ms} ms")),
             (None, _) => lines.push(format!("  not whole: {}", self.detail.not_whole.join("; "))),
         }
+        lines.extend(self.setting_and_costs());
         for (what, found) in [
             ("two writable", &self.detail.two_writable),
             ("trouble", &self.detail.trouble),
@@ -202,6 +269,25 @@ impl FaultReport {
             }
         }
         lines.join("\n")
+    }
+
+    /// What was not usual, and what it cost.
+    fn setting_and_costs(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if self.setting != Setting::of(self.setting.members) {
+            let least = self.detail.backlog_mib;
+            let backlog = least.map_or_else(String::new, |mib| format!("; at least {mib} MiB to replay"));
+            lines.push(format!("  database: {}{backlog}", self.setting.data));
+        }
+        if let Some(costs) = &self.costs {
+            let rest = costs.at_rest_in_that_time().map_or_else(String::new, |rest| {
+                format!("; at rest in that time: {}", costs::words(rest))
+            });
+            let now = costs::words(costs.traffic);
+            let time = costs::seconds(costs.window_ms);
+            lines.push(format!("  until whole ({time}): {now}{rest}"));
+        }
+        lines
     }
 }
 
@@ -275,6 +361,8 @@ mod tests {
             "rejoined_ms",
             "rejoined_by",
             "phases_ms",
+            "setting",
+            "costs",
             "detail",
         ];
         wanted.sort_unstable();

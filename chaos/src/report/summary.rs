@@ -4,11 +4,13 @@ use std::fmt::Write as _;
 
 use crate::report::FaultReport;
 
-/// One fault in one durability, over all its runs.
+/// One fault on one kind of cluster, over all its runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// The fault's name.
     pub fault: String,
+    /// The same with what is not usual about the cluster.
+    pub title: String,
     /// `sync` or `async`.
     pub durability: String,
     /// How often it was inflicted.
@@ -25,15 +27,24 @@ pub struct Row {
     pub two_writable: usize,
 }
 
-/// A row for each fault and durability, in the order of their first report. What was not run has no part in it.
+impl Row {
+    /// Whether the report belongs to it.
+    #[must_use]
+    pub fn is_of(&self, report: &FaultReport) -> bool {
+        self.title == report.setting.title(&report.fault) && self.durability == report.durability
+    }
+}
+
+/// A row for each fault, setting and durability, in the order of their first report. What was not run has no part in it.
 #[must_use]
 pub fn rows(reports: &[FaultReport]) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     for report in reports.iter().filter(|report| report.was_run()) {
-        let same = |row: &Row| row.fault == report.fault && row.durability == report.durability;
+        let same = |row: &Row| row.is_of(report);
         let at = rows.iter().position(same).unwrap_or_else(|| {
             rows.push(Row {
                 fault: report.fault.clone(),
+                title: report.setting.title(&report.fault),
                 durability: report.durability.clone(),
                 runs: 0,
                 well: 0,
@@ -83,7 +94,7 @@ const HEAD: [&str; 11] = [
 fn cells(row: &Row) -> [String; 11] {
     let ms = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms"));
     [
-        row.fault.clone(),
+        row.title.clone(),
         row.durability.clone(),
         row.runs.to_string(),
         row.well.to_string(),

@@ -17,7 +17,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use super::target::Target;
-use crate::oracles::trial::Inflicted;
+use crate::oracles::trial::{self, Inflicted};
 
 /// Until somebody else leads: a Lease's duration and time to spare on a loaded machine.
 const TAKEOVER: Duration = Duration::from_secs(60);
@@ -25,6 +25,8 @@ const TAKEOVER: Duration = Duration::from_secs(60);
 /// A scenario. Its name is the variant's in kebab case; what stands above it is shown to people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Scenario {
+    /// Nothing, for 10 s: what clients see of a cluster that is well.
+    Nothing,
     /// `pgbaton switchover`.
     Switchover,
     /// The primary's pod is deleted.
@@ -124,7 +126,8 @@ impl Scenario {
     pub fn needs_hosts(self) -> bool {
         !matches!(
             self,
-            Self::Switchover
+            Self::Nothing
+                | Self::Switchover
                 | Self::PodDelete
                 | Self::StsDelete
                 | Self::Drain
@@ -143,6 +146,7 @@ impl Scenario {
     /// When it could not be done: then nothing is known about the cluster's answer to it.
     pub async fn inflict(self, target: &Target) -> Result<Inflicted> {
         match self {
+            Self::Nothing => Ok(trial::nothing().await),
             Self::Switchover => control::switchover(target).await,
             Self::PodDelete => delete::pod(target).await,
             Self::PodForceDelete => nodes::force_delete(target).await,

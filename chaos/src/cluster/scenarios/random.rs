@@ -7,8 +7,9 @@ use crate::cluster::target::Target;
 use crate::oracles::chance::Choice;
 use crate::oracles::trial::Inflicted;
 
-/// Left out: what takes many minutes, or ends the cluster's own control plane in a way that says nothing about another fault beside it.
-const NEVER: [Scenario; 4] = [
+/// Left out: the control, what takes many minutes, or ends the cluster's own control plane in a way that says nothing about another fault beside it.
+const NEVER: [Scenario; 5] = [
+    Scenario::Nothing,
     Scenario::SidecarCrashloop,
     Scenario::Rollout,
     Scenario::SidecarUpgrade,

@@ -12,7 +12,7 @@ use crate::local::store::Kind;
 use crate::names::CLUSTER;
 use crate::oracles::trial::Inflicted;
 
-const API_AWAY: Duration = Duration::from_secs(30);
+const API_AWAY: Duration = Duration::from_secs(60);
 /// Between the deletion of the Lease and its return, as a GitOps tool's next round.
 const LEASE_AWAY: Duration = Duration::from_secs(3);
 /// Between the end of a deleted StatefulSet's pod and its return.

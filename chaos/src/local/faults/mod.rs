@@ -1,6 +1,7 @@
 //! What is done to a cluster on purpose. Each fault is inflicted, taken back where that belongs to it, and has the same end state:
 //! the cluster is whole (see `whole`), nothing is lost, and there were never two writers.
 
+mod away;
 mod control;
 mod data;
 mod freeze;
@@ -16,7 +17,8 @@ use anyhow::Result;
 use tokio::time::{Instant, sleep};
 
 use super::rig::Rig;
-use crate::oracles::trial::Inflicted;
+use crate::oracles::trial::{self, Inflicted};
+use away::{Blow, When};
 
 pub use kill::server_processes;
 
@@ -26,6 +28,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// A fault by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
+    /// Nothing, for as long as a fault's window: what clients see of a cluster that is well.
+    Nothing,
     /// A person orders it with `pgbaton switchover`.
     Switchover,
     /// SIGKILL to the primary's postmaster.
@@ -44,7 +48,7 @@ pub enum Fault {
     SidecarFreeze,
     /// SIGKILL to the primary's guard.
     GuardKill,
-    /// The API server is away for 30 s.
+    /// The API server is away for 60 s.
     ApiDown,
     /// The API server restarts.
     ApiRestart,
@@ -74,13 +78,22 @@ pub enum Fault {
     LeaseDeleted,
     /// A standby is away until the primary has recycled the WAL it needs.
     WalGone,
+    /// A standby is away and has left the sync set; then as `PostmasterKill`.
+    StandbyAwayPostmasterKill,
+    /// The same, then as `PodKill`.
+    StandbyAwayPodKill,
+    /// A standby ends, and at once, the sync set still counting on it, as `PostmasterKill`.
+    StandbyLeavesPostmasterKill,
+    /// The same as `PodKill`.
+    StandbyLeavesPodKill,
     /// Any of the others at any moment, now and then two that overlap.
     Random,
 }
 
 impl Fault {
     /// All of them but `Random`, in the order of the documentation.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 29] = [
+        Self::Nothing,
         Self::Switchover,
         Self::PostmasterKill,
         Self::PodKill,
@@ -105,12 +118,17 @@ impl Fault {
         Self::RestartedByHand,
         Self::LeaseDeleted,
         Self::WalGone,
+        Self::StandbyAwayPostmasterKill,
+        Self::StandbyAwayPodKill,
+        Self::StandbyLeavesPostmasterKill,
+        Self::StandbyLeavesPodKill,
     ];
 
     /// As typed at the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Nothing => "nothing",
             Self::Switchover => "switchover",
             Self::PostmasterKill => "postmaster-kill",
             Self::PodKill => "pod-kill",
@@ -135,6 +153,10 @@ impl Fault {
             Self::RestartedByHand => "restarted-by-hand",
             Self::LeaseDeleted => "lease-deleted",
             Self::WalGone => "wal-gone",
+            Self::StandbyAwayPostmasterKill => "standby-away-postmaster-kill",
+            Self::StandbyAwayPodKill => "standby-away-pod-kill",
+            Self::StandbyLeavesPostmasterKill => "standby-leaves-postmaster-kill",
+            Self::StandbyLeavesPodKill => "standby-leaves-pod-kill",
             Self::Random => "random",
         }
     }
@@ -143,6 +165,9 @@ impl Fault {
     #[must_use]
     pub fn description(self) -> &'static str {
         match self {
+            Self::Nothing => {
+                "Nothing, for as long as a fault's window: what clients see of a cluster that is well"
+            }
             Self::Switchover => "A person orders it with 'pgbaton switchover'",
             Self::PostmasterKill => "SIGKILL to the primary's postmaster",
             Self::PodKill => "SIGKILL to all processes of the primary's pod at once",
@@ -152,7 +177,7 @@ impl Fault {
             Self::SidecarKill => "SIGKILL to the primary's sidecar",
             Self::SidecarFreeze => "SIGSTOP to the primary's sidecar, SIGCONT later",
             Self::GuardKill => "SIGKILL to the primary's guard",
-            Self::ApiDown => "The API server is away for 30 s",
+            Self::ApiDown => "The API server is away for 60 s",
             Self::ApiRestart => "The API server restarts",
             Self::DataLost => "The primary comes back with an empty volume",
             Self::StandbyDataLost => "A standby comes back with an empty volume",
@@ -171,6 +196,16 @@ impl Fault {
             Self::RestartedByHand => "'pg_ctl restart' in the primary",
             Self::LeaseDeleted => "The Lease is deleted and applied again as the manifest ships it",
             Self::WalGone => "A standby is away until the primary has recycled the WAL it needs",
+            Self::StandbyAwayPostmasterKill => {
+                "A standby is away and has left the sync set; then as postmaster-kill"
+            }
+            Self::StandbyAwayPodKill => "A standby is away and has left the sync set; then as pod-kill",
+            Self::StandbyLeavesPostmasterKill => {
+                "A standby ends, and at once, the sync set still counting on it, as postmaster-kill"
+            }
+            Self::StandbyLeavesPodKill => {
+                "A standby ends, and at once, the sync set still counting on it, as pod-kill"
+            }
             Self::Random => "Any of the others at any moment, in half of the runs a second one on top",
         }
     }
@@ -179,7 +214,11 @@ impl Fault {
     #[must_use]
     pub fn least_members(self) -> u8 {
         match self {
-            Self::ApiDown | Self::ApiRestart | Self::SidecarKill | Self::AllKill => 1,
+            Self::Nothing | Self::ApiDown | Self::ApiRestart | Self::SidecarKill | Self::AllKill => 1,
+            Self::StandbyAwayPostmasterKill
+            | Self::StandbyAwayPodKill
+            | Self::StandbyLeavesPostmasterKill
+            | Self::StandbyLeavesPodKill => 3,
             _ => 2,
         }
     }
@@ -190,6 +229,7 @@ impl Fault {
     /// When it could not be done: then nothing is known about the cluster's answer to it.
     pub async fn inflict(self, rig: &Rig) -> Result<Inflicted> {
         match self {
+            Self::Nothing => Ok(trial::nothing().await),
             Self::Switchover => hand::switchover(rig).await,
             Self::PostmasterKill => kill::postmaster(rig).await,
             Self::PodKill => kill::primary(rig).await,
@@ -214,6 +254,10 @@ impl Fault {
             Self::RestartedByHand => hand::restarted(rig).await,
             Self::LeaseDeleted => control::lease_deleted(rig).await,
             Self::WalGone => data::wal_gone(rig).await,
+            Self::StandbyAwayPostmasterKill => away::then(rig, When::Left, Blow::Postmaster).await,
+            Self::StandbyAwayPodKill => away::then(rig, When::Left, Blow::Pod).await,
+            Self::StandbyLeavesPostmasterKill => away::then(rig, When::AtOnce, Blow::Postmaster).await,
+            Self::StandbyLeavesPodKill => away::then(rig, When::AtOnce, Blow::Pod).await,
             Self::Random => random::any(rig).await,
         }
     }

@@ -19,10 +19,20 @@ const ON_TOP: [Fault; 8] = [
     Fault::ApiRestart,
 ];
 
+/// Left out: the control, and those that are two faults already, whose second one counts on what the first one left.
+const NEVER: [Fault; 5] = [
+    Fault::Nothing,
+    Fault::StandbyAwayPostmasterKill,
+    Fault::StandbyAwayPodKill,
+    Fault::StandbyLeavesPostmasterKill,
+    Fault::StandbyLeavesPodKill,
+];
+
 /// Inflicts one, or two that overlap.
 pub async fn any(rig: &Rig) -> Result<Inflicted> {
-    Choice::inflict_any(&Fault::ALL, &ON_TOP, async |fault| {
-        Box::pin(fault.inflict(rig)).await
-    })
-    .await
+    let all: Vec<Fault> = Fault::ALL
+        .into_iter()
+        .filter(|fault| !NEVER.contains(fault))
+        .collect();
+    Choice::inflict_any(&all, &ON_TOP, async |fault| Box::pin(fault.inflict(rig)).await).await
 }
