@@ -138,6 +138,12 @@ fn one_standby_is_away() {
     ]);
 }
 
+/// PostgreSQL would wait for the reports, and the promotion with it.
+#[test]
+fn reports_hold_replay() {
+    Cluster::new(223).check(&[taken_over("report-holds-replay", HANDOVER, KEPT)]);
+}
+
 #[test]
 fn asynchronous_durability() {
     Cluster::new(216).asynchronous().check(&[

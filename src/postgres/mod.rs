@@ -1,6 +1,7 @@
 //! Everything the sidecar does over the PostgreSQL protocol. Every call is bounded in time by its caller's budget.
 
 mod archive;
+pub mod conflict;
 pub mod leader;
 pub mod probe;
 pub mod remote;

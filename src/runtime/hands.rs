@@ -32,6 +32,8 @@ const PERMIT_TIMEOUT: Duration = Duration::from_millis(1_000);
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest time for ending walsenders.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// A promotion normally is over before the first look at what replay waits for.
+const REPLAY_LOOK: Duration = Duration::from_millis(300);
 
 /// The hands.
 #[derive(Debug)]
@@ -233,8 +235,17 @@ impl Hands {
         let settings = self.settings.clone();
         let (link, inputs, order) = (self.guard.clone(), self.inputs.clone(), order.clone());
         tokio::spawn(async move {
+            let promotes = matches!(order, GuardOrder::Promote { .. });
+            let own = settings.clone();
             let secrets = Secrets::of(&*rotation::fitting(settings, &order).await);
-            let input = match orders::give(&link, &order, stamp, &secrets, &inputs).await {
+            let given = orders::give(&link, &order, stamp, &secrets, &inputs);
+            let given = async move {
+                tokio::select! {
+                    done = given => done,
+                    never = keep_replay_going(&own), if promotes => match never {},
+                }
+            };
+            let input = match given.await {
                 Ok(()) => guard_ended(order, None),
                 Err(NotDone::Failed(error)) => guard_ended(order, Some(error)),
                 Err(NotDone::Busy(reason)) => {
@@ -320,6 +331,29 @@ async fn run_sql(
             } else {
                 Err(format!("{} walsenders did not end", left.len()))
             }
+        }
+    }
+}
+
+/// Ends what a promotion would wait for; the promotion's own end ends this.
+async fn keep_replay_going(settings: &SidecarSettings) -> std::convert::Infallible {
+    loop {
+        tokio::time::sleep(REPLAY_LOOK).await;
+        let opened = Session::open(&settings.server, &settings.superuser, END_TIMEOUT, END_TIMEOUT).await;
+        let ended = match opened {
+            Ok(mut session) => {
+                crate::postgres::conflict::end_what_holds_replay(&mut session, END_TIMEOUT).await
+            }
+            Err(error) => Err(error),
+        };
+        match ended {
+            Ok(ended) if ended.is_empty() => {}
+            Ok(ended) => tracing::warn!(
+                sessions = ended.join(", "),
+                "ended sessions that kept the promotion from replaying WAL: reports on standbys hold up a takeover"
+            ),
+            // The promotion goes on or not without this.
+            Err(error) => tracing::debug!(%error, "it is not known whether a session holds replay"),
         }
     }
 }

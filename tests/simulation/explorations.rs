@@ -65,12 +65,12 @@ fn takeovers(name: &str, base: Base) {
 
 #[test]
 fn one_deviation_of_three_members() {
-    explore("one_deviation_of_three_members", one(THREE, 100));
+    explore("one_deviation_of_three_members", one(THREE, 80));
 }
 
 #[test]
 fn one_deviation_of_two_members() {
-    explore("one_deviation_of_two_members", one(TWO, 100));
+    explore("one_deviation_of_two_members", one(TWO, 60));
     explore("one_deviation, asynchronous", one(ASYNCHRONOUS, 30));
 }
 

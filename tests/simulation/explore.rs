@@ -18,6 +18,9 @@ use crate::world::{Plan, World};
 
 /// Before the first thing, so that all goes evenly.
 const SETTLES: u64 = 3_000;
+/// From one renewal to the next, and when it begins.
+const RENEWS: u64 = 1_000;
+const BEFORE_A_RENEWAL: u64 = 40;
 /// Longest time from the end of the last deviation until the cluster is whole.
 const WHOLE_WITHIN: u64 = 150_000;
 /// After the last deviation's end nobody helps for so long.
@@ -69,6 +72,10 @@ impl Base {
         });
         world.rng = Rng::even();
         world.run(SETTLES);
+        // It begins shortly before the leader renews.
+        let number = world.api.number;
+        world.until("a renewal", 2 * RENEWS, |w| w.api.number > number);
+        world.run(RENEWS - BEFORE_A_RENEWAL);
         assert_eq!(world.wants_for_whole(), None, "{}", world.tell());
         world.telling = false;
         world.story.clear();

@@ -215,11 +215,12 @@ impl<'a> Mind<'a> {
         self.server_since(Millis(self.now().0.saturating_sub(3_000)))
     }
 
-    /// A WAL location that this member is known to hold.
+    /// A WAL location that this member is known to hold. Of a standby what it received: what it has replayed may lie far behind, and all WAL
+    /// in between would be read for a pledge.
     fn hint(&self) -> Option<Lsn> {
         match self.seen.server.as_ref().map(|s| &s.value) {
             Some(ServerView::Primary { insert, .. }) => Some(*insert),
-            Some(ServerView::Standby { replay, .. }) => *replay,
+            Some(ServerView::Standby { receive, replay, .. }) => (*receive).max(*replay),
             _ => None,
         }
     }

@@ -104,7 +104,7 @@ async fn hit_without(rig: &Rig, away: &Arc<Kubelet>, when: When, blow: Blow) -> 
 }
 
 /// Whether a write through the Service is acknowledged in time.
-async fn served(rig: &Rig) -> bool {
+pub(super) async fn served(rig: &Rig) -> bool {
     let write = "SELECT pg_logical_emit_message(true, 'pgbaton-chaos', 'served')";
     let deadline = Instant::now() + SERVED_BOUND;
     while Instant::now() < deadline {

@@ -8,6 +8,7 @@ mod freeze;
 mod hand;
 mod kill;
 mod random;
+mod report;
 
 use std::fmt;
 use std::str::FromStr;
@@ -86,13 +87,15 @@ pub enum Fault {
     StandbyLeavesPostmasterKill,
     /// The same as `PodKill`.
     StandbyLeavesPodKill,
+    /// Replay of each standby waits for a long query, without end; then as `PostmasterKill`.
+    ReportHoldsReplay,
     /// Any of the others at any moment, now and then two that overlap.
     Random,
 }
 
 impl Fault {
     /// All of them but `Random`, in the order of the documentation.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Nothing,
         Self::Switchover,
         Self::PostmasterKill,
@@ -122,6 +125,7 @@ impl Fault {
         Self::StandbyAwayPodKill,
         Self::StandbyLeavesPostmasterKill,
         Self::StandbyLeavesPodKill,
+        Self::ReportHoldsReplay,
     ];
 
     /// As typed at the command line.
@@ -157,6 +161,7 @@ impl Fault {
             Self::StandbyAwayPodKill => "standby-away-pod-kill",
             Self::StandbyLeavesPostmasterKill => "standby-leaves-postmaster-kill",
             Self::StandbyLeavesPodKill => "standby-leaves-pod-kill",
+            Self::ReportHoldsReplay => "report-holds-replay",
             Self::Random => "random",
         }
     }
@@ -205,6 +210,9 @@ impl Fault {
             }
             Self::StandbyLeavesPodKill => {
                 "A standby ends, and at once, the sync set still counting on it, as pod-kill"
+            }
+            Self::ReportHoldsReplay => {
+                "Replay of each standby waits for a long query, without end; then as postmaster-kill"
             }
             Self::Random => "Any of the others at any moment, in half of the runs a second one on top",
         }
@@ -258,6 +266,7 @@ impl Fault {
             Self::StandbyAwayPodKill => away::then(rig, When::Left, Blow::Pod).await,
             Self::StandbyLeavesPostmasterKill => away::then(rig, When::AtOnce, Blow::Postmaster).await,
             Self::StandbyLeavesPodKill => away::then(rig, When::AtOnce, Blow::Pod).await,
+            Self::ReportHoldsReplay => report::then_postmaster(rig).await,
             Self::Random => random::any(rig).await,
         }
     }

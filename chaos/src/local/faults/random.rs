@@ -19,13 +19,14 @@ const ON_TOP: [Fault; 8] = [
     Fault::ApiRestart,
 ];
 
-/// Left out: the control, and those that are two faults already, whose second one counts on what the first one left.
-const NEVER: [Fault; 5] = [
+/// Left out: the control, and those that are two faults already, whose second one counts on what the first one left or made.
+const NEVER: [Fault; 6] = [
     Fault::Nothing,
     Fault::StandbyAwayPostmasterKill,
     Fault::StandbyAwayPodKill,
     Fault::StandbyLeavesPostmasterKill,
     Fault::StandbyLeavesPodKill,
+    Fault::ReportHoldsReplay,
 ];
 
 /// Inflicts one, or two that overlap.
