@@ -2,11 +2,15 @@
 
 say() { printf '%s\n' "$*" >&2; }
 
-# measured PATH...: sets `commit` to the last commit that changed what every measurement is of (the program) or one of these paths. A later
-# commit that changed other files only, such as pages or evidence, is no reason to measure again. Ends the script when what is measured has
-# changes that no commit has: its result would belong to none.
+# What a measurement is of: the program, or its core alone.
+# shellcheck disable=SC2034
+program=(src Cargo.toml Cargo.lock rust-toolchain.toml .cargo) core=(src/core src/guard/protocol.rs)
+
+# measured PATH...: sets `commit` to the last commit that changed one of these paths. A later commit that changed other files only, such as
+# pages or evidence, is no reason to measure again. Ends the script when what is measured has changes that no commit has: its result would
+# belong to none.
 measured() {
-    local paths=(src Cargo.toml Cargo.lock rust-toolchain.toml .cargo "$@")
+    local paths=("$@")
     if [ -n "$(git status --porcelain -- "${paths[@]}")" ]; then
         say "error: what is measured has changes that no commit has: commit them first (git status shows them)"
         exit 1

@@ -6,19 +6,18 @@
 # Quick first: the unit tests, the stories and few of the simulator's seeds; those that live through it meet as many seeds as `make test` has.
 set -Eeuo pipefail
 cd "$(dirname "$0")/.."
-# shellcheck source=scripts/measured.sh
-source scripts/measured.sh
+. scripts/measured.sh
 
 only=${1:-}
 evidence=docs/evidence/mutants.jsonl
 known=tests/mutants/known.txt
-commit=$(measured_commit src/core src/guard/protocol.rs tests/simulation tests/core_phases.rs tests/mutants)
+measured "${core[@]}" tests/simulation tests/core_phases.rs tests/mutants
 command -v cargo-mutants >/dev/null || cargo install --locked cargo-mutants
 mkdir -p "$(dirname "$evidence")"
 touch "$evidence"
 kept=${MUTANTS_TARGET:-$PWD/target/mutants}
 
-recorded() { grep -F "\"commit\":\"$commit\"" "$evidence" | grep -qF "\"file\":\"$1\""; }
+done_already() { grep -F "\"commit\":\"$commit\"" "$evidence" | grep -qF "\"file\":\"$1\""; }
 
 # copy DIRECTORY: the core as a package of its own.
 copy() {
@@ -61,8 +60,8 @@ one() {
     # src/core/lag.rs:17:5: replace ... : the place goes with every edit.
     local missed
     missed=$(sed -E 's/^([^:]*):[0-9]+:[0-9]+: /\1: /; s/["\\]/\\&/g; s/.*/"&"/' "$out/missed.txt" | paste -sd, )
-    printf '{"date":"%s","commit":"%s","file":"%s","caught":%d,"timeout":%d,"unviable":%d,"missed":[%s]}\n' \
-        "$(date -u +%FT%TZ)" "$commit" "$file" "${caught:-0}" "${timeout:-0}" "${unviable:-0}" "$missed" >>"$evidence"
+    printf '{"file":"%s","caught":%d,"timeout":%d,"unviable":%d,"missed":[%s]}\n' \
+        "$file" "${caught:-0}" "${timeout:-0}" "${unviable:-0}" "$missed" | dated >>"$evidence"
     say "$file: caught ${caught:-0}, timeout ${timeout:-0}, does not compile ${unviable:-0}, missed $(count "$out/missed.txt")"
 }
 
@@ -81,7 +80,7 @@ worker() {
 files=()
 while IFS= read -r file; do
     [[ "$file" == *"$only"* ]] || continue
-    recorded "$file" || files+=("$file")
+    done_already "$file" || files+=("$file")
 done < <(find src/core -name '*.rs' ! -name '*_tests.rs' | sort)
 processes=$(nproc)
 pids=()
@@ -93,7 +92,7 @@ failed=0
 for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
 
 # Survivors without a reason.
-unknown=$(grep -F "\"commit\":\"$commit\"" "$evidence" | jq -r '.missed[]' | sort -u |
+unknown=$(grep -F "\"commit\":\"$commit\"" "$evidence" | sed 's/.*"missed":\[//; s/\]}$//; s/","/\n/g; s/"//g' | sed '/^$/d' | sort -u |
     grep -vxF -f <(sed -n '/^#/d; s/ | .*//p' "$known") || true)
 if [ -n "$unknown" ]; then
     say "error: no test notices these changes, and $known has no reason for them:"

@@ -58,7 +58,7 @@ else
         done
     fi
 fi
-measured chaos
+measured "${program[@]}" chaos
 
 # row_of FAULT: how its row begins, as 'pgbaton-chaos table' names it.
 row_of() {

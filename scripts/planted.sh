@@ -13,7 +13,7 @@ about='Made by `make planted`: each bug of tests/planted/bugs.txt by itself in a
 table='| bug | invariant | found by | seconds |
 | --- | --- | --- | --- |'
 
-measured tests
+measured "${program[@]}" tests
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 copy=$work/copy

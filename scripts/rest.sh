@@ -17,7 +17,7 @@ elif [ "${1:-}" = --calm ]; then
     evidence=docs/evidence/calm.jsonl options=(--for "${2:-1h}" --busy --api-latency 2s --clients 8)
 fi
 chaos=${1:?the first argument is the program pgbaton-chaos}
-measured chaos
+measured "${program[@]}" chaos
 mkdir -p "$(dirname "$evidence")"
 if grep -qs "\"commit\":\"$commit\",\"for\":\"${options[1]}\"" "$evidence"; then
     say "$evidence has it of commit $commit already"

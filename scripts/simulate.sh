@@ -10,7 +10,7 @@ wanted=${1:-1000000000}
 # Seeds of one process before its result is written down: about half a minute.
 chunk=2000
 evidence=docs/evidence/simulation.jsonl
-measured tests/simulation
+measured "${core[@]}" tests/simulation
 mkdir -p "$(dirname "$evidence")"
 touch "$evidence"
 work=$(mktemp -d)

@@ -24,7 +24,7 @@ some_runs() {
     fi
 }
 # On a real Kubernetes the manifests are part of it.
-measured chaos ${cluster:+deploy}
+measured "${program[@]}" chaos ${cluster:+deploy}
 mkdir -p "$(dirname "$evidence")"
 touch "$evidence"
 recorded() { grep -c "\"commit\":\"$commit\"" "$evidence" || true; }

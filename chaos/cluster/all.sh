@@ -15,7 +15,7 @@ release=$(realpath "${1:?usage: all.sh RELEASE_DIRECTORY [SCENARIO:RUNS...]}")
 shift
 cd "$here/../.."
 . scripts/measured.sh
-measured chaos deploy
+measured "${program[@]}" chaos deploy
 file=docs/evidence/chaos.md title="# Scenarios on a real Kubernetes" by="make chaos-all" table=(table)
 if [ -n "$bench" ]; then
 	file=docs/evidence/bench-cluster.md title="# Outages beside the goals, on a real Kubernetes" by="make bench-cluster" table=(table --goals cluster)
