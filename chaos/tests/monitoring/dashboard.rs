@@ -66,7 +66,11 @@ fn it_is_tied_to_no_grafana_and_asks_for_the_chosen_cluster_only() {
         .iter()
         .map(|panel| panel["id"].as_u64().unwrap())
         .collect();
-    assert_eq!(ids.len(), dashboard["panels"].as_array().unwrap().len(), "an id is used twice");
+    assert_eq!(
+        ids.len(),
+        dashboard["panels"].as_array().unwrap().len(),
+        "an id is used twice"
+    );
 }
 
 /// Each query has an answer with a number in it over this time; how many there are.

@@ -71,7 +71,8 @@ impl Test {
         self.prometheus.until_firing(&[]).await;
         // Until the old primary is back there is nobody to fail over to.
         let tolerated = [CANNOT, NO_SYNC, HARMLESS[0]];
-        self.note("postmaster of the primary killed", from, &[], &tolerated).await;
+        self.note("postmaster of the primary killed", from, &[], &tolerated)
+            .await;
     }
 
     async fn standby_lost(&mut self) {
@@ -94,7 +95,10 @@ impl Test {
         self.prometheus.until_firing(&[CANNOT]).await;
         let firing = self.prometheus.firing().await;
         let text = firing[0]["annotations"]["description"].as_str().unwrap();
-        assert!(text.contains("postgres-1 paused;") && text.contains("postgres-2 paused;"), "{text}");
+        assert!(
+            text.contains("postgres-1 paused;") && text.contains("postgres-2 paused;"),
+            "{text}"
+        );
         self.note("takeovers paused", from, &[CANNOT], &[]).await;
 
         let from = now();
@@ -114,7 +118,9 @@ impl Test {
     }
 
     fn table(&self, queries: usize) -> String {
-        let mut text = String::from("| what was done | alerts that had to fire | alerts that fired |\n| --- | --- | --- |\n");
+        let mut text = String::from(
+            "| what was done | alerts that had to fire | alerts that fired |\n| --- | --- | --- |\n",
+        );
         let list = |names: Vec<&str>| match names.is_empty() {
             true => "none".to_owned(),
             false => names.join(", "),

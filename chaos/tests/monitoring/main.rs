@@ -21,6 +21,7 @@ mod prometheus;
 mod record;
 mod rules;
 mod series;
+mod skewed;
 
 use std::path::{Path, PathBuf};
 

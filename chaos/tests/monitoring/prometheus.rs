@@ -51,14 +51,14 @@ impl Prometheus {
             .stderr(log)
             .spawn()
             .unwrap();
-        let started = Self {
-            child,
-            ip,
-            directory,
-        };
+        let started = Self { child, ip, directory };
         let deadline = Instant::now() + BOUND;
         while started.get("/-/ready").await.is_none() {
-            assert!(Instant::now() < deadline, "Prometheus is not ready:\n{}", started.log());
+            assert!(
+                Instant::now() < deadline,
+                "Prometheus is not ready:\n{}",
+                started.log()
+            );
             sleep(Duration::from_millis(100)).await;
         }
         started
@@ -92,7 +92,9 @@ impl Prometheus {
     pub async fn firing(&self) -> Vec<Value> {
         let data = self.data("/api/v1/alerts").await;
         let all = data["alerts"].as_array().cloned().unwrap_or_default();
-        all.into_iter().filter(|alert| alert["state"] == "firing").collect()
+        all.into_iter()
+            .filter(|alert| alert["state"] == "firing")
+            .collect()
     }
 
     /// Waits until the alerts that fire are exactly these; how long it took.
@@ -119,7 +121,10 @@ impl Prometheus {
     pub async fn until(&self, query: &str) {
         let deadline = Instant::now() + BOUND;
         let path = format!("/api/v1/query?query={}", encoded(query));
-        while self.data(&path).await["result"].as_array().is_none_or(Vec::is_empty) {
+        while self.data(&path).await["result"]
+            .as_array()
+            .is_none_or(Vec::is_empty)
+        {
             assert!(Instant::now() < deadline, "no answer within {BOUND:?}: {query}");
             sleep(Duration::from_millis(200)).await;
         }
@@ -156,7 +161,8 @@ pub fn name(alert: &Value) -> &str {
 fn texts_are_whole(alert: &Value) {
     for key in ["summary", "description", "runbook_url"] {
         let text = alert["annotations"][key].as_str().unwrap_or_default();
-        let bad = text.is_empty() || text.contains("<no value>") || text.contains("<error") || text.contains("{{");
+        let bad =
+            text.is_empty() || text.contains("<no value>") || text.contains("<error") || text.contains("{{");
         assert!(!bad, "{}: {key}: {text}", name(alert));
     }
     let about = [NAMESPACE, "postgres"];

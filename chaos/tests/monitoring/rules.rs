@@ -94,7 +94,10 @@ fn each_alert_says_how_bad_what_and_what_to_do() {
         let link = rule["annotations"]["runbook_url"].as_str().unwrap();
         let (page, section) = link.split_once('#').unwrap();
         assert_eq!(page, "docs/runbook.md", "{name}");
-        assert!(sections.contains(section), "{name}: the runbook has no section #{section}");
+        assert!(
+            sections.contains(section),
+            "{name}: the runbook has no section #{section}"
+        );
         let (_, rest) = runbook.split_once(&format!("\n### `{name}`\n")).unwrap();
         let body = rest.split("\n### ").next().unwrap();
         for part in ["**pgbaton:** ", "**You:** ", "**Not:** "] {
@@ -102,7 +105,11 @@ fn each_alert_says_how_bad_what_and_what_to_do() {
         }
     }
     let written = runbook.lines().filter(|line| line.starts_with("### `Pgbaton"));
-    assert_eq!(written.count(), all.len(), "the runbook has alerts that there are not");
+    assert_eq!(
+        written.count(),
+        all.len(),
+        "the runbook has alerts that there are not"
+    );
 }
 
 /// Names of metrics in a text.
@@ -132,7 +139,10 @@ fn rules_and_dashboard_use_metrics_that_there_are() {
 #[test]
 fn promtool_accepts_the_rules() {
     let said = promtool(&repository(), &["check", "rules", RULES], "");
-    assert!(said.as_ref().is_ok_and(|text| text.contains("13 rules found")), "{said:?}");
+    assert!(
+        said.as_ref().is_ok_and(|text| text.contains("13 rules found")),
+        "{said:?}"
+    );
     let bad = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(bad.path(), read(RULES).replacen("max by", "maximum by", 1)).unwrap();
     let bad = bad.path().to_str().unwrap().to_owned();
@@ -172,7 +182,10 @@ fn expectations() -> BTreeMap<String, BTreeSet<bool>> {
                 let expression = case["expr"].as_str().unwrap();
                 let (_, rest) = expression.split_once("alertname=\"").unwrap();
                 let name = rest.split('"').next().unwrap().to_owned();
-                assert!(expression.contains("alertstate=\"firing\""), "{file}: {expression}");
+                assert!(
+                    expression.contains("alertstate=\"firing\""),
+                    "{file}: {expression}"
+                );
                 let fires = case["exp_samples"].as_array().is_some_and(|s| !s.is_empty());
                 all.entry(name).or_default().insert(fires);
             }

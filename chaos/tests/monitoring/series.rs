@@ -17,23 +17,41 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Adds one second: the text of each member that answered.
-    pub fn add(&mut self, texts: &[Option<String>], namespace: &str) {
+    /// Adds one second: address and text of each member that answered.
+    pub fn add(&mut self, texts: &[Option<(String, String)>], namespace: &str) {
         let used = metrics(&read(RULES));
-        for text in texts.iter().flatten() {
+        for (instance, text) in texts.iter().flatten() {
             for line in text.lines().filter(|line| !line.starts_with('#')) {
-                let Some((series, value)) = line.rsplit_once(' ') else { continue };
-                let Some((name, labels)) = series.split_once('{') else { continue };
+                let Some((series, value)) = line.rsplit_once(' ') else {
+                    continue;
+                };
+                let Some((name, labels)) = series.split_once('{') else {
+                    continue;
+                };
                 if !used.contains(name) || is_other_role(name, labels) {
                     continue;
                 }
-                let key = format!("{name}{{namespace=\"{namespace}\",{labels}");
+                let key = format!("{name}{{instance=\"{instance}\",namespace=\"{namespace}\",{labels}");
                 let samples = self.series.entry(key).or_default();
                 samples.resize(self.seconds, None);
                 samples.push(value.parse().ok());
             }
         }
         self.seconds += 1;
+    }
+
+    /// So many.
+    pub fn seconds(&self) -> usize {
+        self.seconds
+    }
+
+    /// Adds the series of another recording that ended at the same moment.
+    pub fn merge(&mut self, later: &Self) {
+        for (series, samples) in &later.series {
+            let mut all = vec![None; self.seconds.saturating_sub(later.seconds)];
+            all.extend(samples.iter().copied());
+            self.series.insert(series.clone(), all);
+        }
     }
 
     /// The block `input_series` of a unit test, indented for it. What a member said last is held for so many seconds more.
@@ -104,14 +122,23 @@ fn rounded(value: f64) -> String {
 fn samples_are_written_in_runs() {
     let some = |values: &[f64]| values.iter().map(|v| Some(*v)).collect::<Vec<_>>();
     assert_eq!(values(&some(&[1.0, 1.0, 1.0, 0.0])), "1+0x2 0");
-    assert_eq!(values(&[None, None, Some(1.0), None, None, None]), "_x2 1 stale _x2");
-    assert_eq!(values(&some(&[f64::NAN, f64::NAN, 123_456.0, 0.012_34])), "NaN+0x1 123000 0.0123");
+    assert_eq!(
+        values(&[None, None, Some(1.0), None, None, None]),
+        "_x2 1 stale _x2"
+    );
+    assert_eq!(
+        values(&some(&[f64::NAN, f64::NAN, 123_456.0, 0.012_34])),
+        "NaN+0x1 123000 0.0123"
+    );
     let mut recording = Recording::default();
-    let text = |up: u8| format!("# HELP x y\npgbaton_paused{{a=\"b\"}} 0\npgbaton_failover_possible{{member=\"m\"}} {up}\n");
-    recording.add(&[Some(text(1)), None], "ns");
-    recording.add(&[Some(text(0))], "ns");
+    let text = |up: u8| {
+        format!("# HELP x y\npgbaton_paused{{a=\"b\"}} 0\npgbaton_failover_possible{{member=\"m\"}} {up}\n")
+    };
+    let said = |up| Some(("1:8".to_owned(), text(up)));
+    recording.add(&[said(1), None], "ns");
+    recording.add(&[said(0)], "ns");
     recording.add(&[None], "ns");
-    let series = "pgbaton_failover_possible{namespace=\"ns\",member=\"m\"}";
+    let series = "pgbaton_failover_possible{instance=\"1:8\",namespace=\"ns\",member=\"m\"}";
     let block = format!("  - series: '{series}'\n    values: '1 0 stale _x2'\n");
     assert_eq!(recording.block(2), block);
 }
