@@ -18,7 +18,7 @@ use super::series::Recording;
 use super::skewed;
 use super::support::Live;
 
-/// Names of the recordings that are wanted, separated by commas; not set: all.
+/// Names of the recordings that are wanted, separated by commas; not set: all. Each has a subnet of its own, so that several processes can record.
 const ONLY: &str = "PGBATON_RECORD";
 /// A pgbaton of an older version.
 const OLDER: &str = "PGBATON_OLDER";
@@ -80,8 +80,8 @@ fn wanted(name: &str) -> bool {
     names.split(',').any(|wanted| wanted == name)
 }
 
-async fn cluster(members: u8, change: impl FnOnce(&mut Choice)) -> Live {
-    Live::whole(196, |choice| {
+async fn cluster(subnet: u8, members: u8, change: impl FnOnce(&mut Choice)) -> Live {
+    Live::whole(subnet, |choice| {
         choice.members = members;
         change(choice);
     })
@@ -115,7 +115,7 @@ async fn seconds(count: u64) {
 
 /// The server of a member killed, and three switchovers.
 async fn takeovers() {
-    let live = cluster(3, |_| {}).await;
+    let live = cluster(150, 3, |_| {}).await;
     let recorder = Recorder::start(&[live.rig()]);
     sleep(QUIET).await;
     Fault::PostmasterKill.inflict(live.rig()).await.unwrap();
@@ -132,7 +132,7 @@ async fn takeovers() {
 
 /// The only standby away, while 1.2 GB of WAL are written.
 async fn standby_lost() {
-    let live = cluster(2, |_| {}).await;
+    let live = cluster(151, 2, |_| {}).await;
     let recorder = Recorder::start(&[live.rig()]);
     sleep(QUIET).await;
     let (leader, lost) = (primary(&live), standby(&live));
@@ -149,7 +149,7 @@ async fn standby_lost() {
 
 /// Takeovers paused, and then the primary's pod away.
 async fn paused() {
-    let live = cluster(3, |_| {}).await;
+    let live = cluster(152, 3, |_| {}).await;
     let recorder = Recorder::start(&[live.rig()]);
     sleep(QUIET).await;
     live.pgbaton(&["pause"]).await;
@@ -162,7 +162,7 @@ async fn paused() {
 
 /// All members away at once.
 async fn all_away() {
-    let live = cluster(2, |_| {}).await;
+    let live = cluster(153, 2, |_| {}).await;
     let recorder = Recorder::start(&[live.rig()]);
     sleep(QUIET).await;
     for member in ["postgres-1", "postgres-2"] {
@@ -175,7 +175,7 @@ async fn all_away() {
 
 /// A standby's StatefulSet without guard and sidecar, as the original manifest has it, its server promoted by the start.
 async fn foreign() {
-    let live = cluster(3, |_| {}).await;
+    let live = cluster(154, 3, |_| {}).await;
     let recorder = Recorder::start(&[live.rig()]);
     sleep(QUIET).await;
     let name = standby(&live);
@@ -204,8 +204,8 @@ async fn foreign() {
 
 /// Two clusters of one name, scraped into one namespace: one cluster of pgbaton's never has two primaries.
 async fn two_primaries() {
-    let live = cluster(2, |_| {}).await;
-    let other = Live::whole(197, |choice| choice.members = 1).await;
+    let live = cluster(155, 2, |_| {}).await;
+    let other = Live::whole(162, |choice| choice.members = 1).await;
     Fault::Switchover.inflict(live.rig()).await.unwrap();
     if primary(&live) != "postgres-2" {
         panic!("the switchover ended at {}", primary(&live));
@@ -227,7 +227,7 @@ async fn two_primaries() {
 
 /// Replay paused on a standby while others write.
 async fn behind() {
-    let live = cluster(2, |_| {}).await;
+    let live = cluster(156, 2, |_| {}).await;
     let recorder = Recorder::start(&[live.rig()]);
     sleep(QUIET).await;
     let (leader, late) = (primary(&live), standby(&live));
@@ -242,7 +242,7 @@ async fn behind() {
 
 /// An archive command that fails.
 async fn archive() {
-    let live = cluster(2, |_| {}).await;
+    let live = cluster(157, 2, |_| {}).await;
     let recorder = Recorder::start(&[live.rig()]);
     sleep(QUIET).await;
     let leader = primary(&live);
@@ -268,7 +268,7 @@ async fn volume() {
     );
     assert!(mounted, "mounting a small file system needs root");
     let directory = place.path().join("rig");
-    let live = cluster(2, |choice| choice.directory = Some(directory)).await;
+    let live = cluster(158, 2, |choice| choice.directory = Some(directory)).await;
     let recorder = Recorder::start(&[live.rig()]);
     sleep(QUIET).await;
     let filler = place.path().join("filler");
@@ -291,7 +291,7 @@ fn run(program: &str, arguments: &[&str], last: &std::path::Path) -> bool {
 /// One member's sidecar is of an older version.
 async fn older() {
     let path = PathBuf::from(std::env::var_os(OLDER).expect("PGBATON_OLDER names an older pgbaton"));
-    let live = cluster(2, |_| {}).await;
+    let live = cluster(159, 2, |_| {}).await;
     let recorder = Recorder::start(&[live.rig()]);
     sleep(QUIET).await;
     let name = standby(&live);
@@ -309,7 +309,7 @@ async fn older() {
 
 /// One member answers with a wall clock five minutes ahead.
 async fn clock() {
-    let live = cluster(2, |choice| {
+    let live = cluster(160, 2, |choice| {
         let listen = format!("127.0.{}.112:{SIDECAR_PORT}", choice.subnet);
         choice
             .member_sidecar_env
@@ -327,7 +327,7 @@ async fn clock() {
 
 /// The API server stands still for most of a permit, and there is no standby to promise anything.
 async fn lease() {
-    let live = cluster(1, |_| {}).await;
+    let live = cluster(161, 1, |_| {}).await;
     let recorder = Recorder::start(&[live.rig()]);
     sleep(QUIET).await;
     live.rig().store.api().cut_everyone(Some(Cut::Silent));
