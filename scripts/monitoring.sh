@@ -8,26 +8,31 @@ cd "$(dirname "$0")/.."
 say() { printf '%s\n' "$*" >&2; }
 run() { "${CARGO:-cargo}" test --release --locked -p pgbaton-chaos --test monitoring "$@"; }
 
-# This code under a lower version, for a member that is older than its peers. Built beside, so that the programs under test stay.
+# This code under a lower version, for a member that is older than its peers. Crates are shared with the programs under test, which are put
+# back in their place afterwards.
 older() {
-    local copy=target/older/source
+    local copy=target/older/source target=${CARGO_TARGET_DIR:-$PWD/target}
     rm -rf target/older
     mkdir -p "$copy"
     git archive HEAD | tar -x -C "$copy"
     sed -i 's/^version = "[0-9.]*"$/version = "0.0.9"/' "$copy/Cargo.toml"
     sed -i '/^name = "pgbaton\(-chaos\)\?"$/{n;s/^version = .*/version = "0.0.9"/}' "$copy/Cargo.lock"
     say "building pgbaton under the version 0.0.9"
-    (cd "$copy" && CARGO_TARGET_DIR=../target "${CARGO:-cargo}" build --release --locked -p pgbaton)
-    cp target/older/target/*/release/pgbaton target/older/pgbaton
+    (cd "$copy" && CARGO_TARGET_DIR=$target "${CARGO:-cargo}" build --release --locked -p pgbaton)
+    cp "$target"/*/release/pgbaton target/older/pgbaton
+    "${CARGO:-cargo}" build --release --locked -p pgbaton
 }
 
 case ${1:-} in
 record)
     [ -z "${2:-}" ] || export PGBATON_RECORD=$2
     if [[ ",${2:-older}," == *,older,* ]]; then
-        [ -x "${PGBATON_OLDER:-}" ] || { older; PGBATON_OLDER=$PWD/target/older/pgbaton; }
-        export PGBATON_OLDER
+        if [ -z "${PGBATON_OLDER:-}" ]; then
+            older
+            export PGBATON_OLDER=$PWD/target/older/pgbaton
+        fi
     fi
+    "${CARGO:-cargo}" build --release --locked --workspace
     run record::record -- --ignored --exact --nocapture
     ;;
 evidence)
