@@ -18,9 +18,9 @@ older() {
     sed -i 's/^version = "[0-9.]*"$/version = "0.0.9"/' "$copy/Cargo.toml"
     sed -i '/^name = "pgbaton\(-chaos\)\?"$/{n;s/^version = .*/version = "0.0.9"/}' "$copy/Cargo.lock"
     say "building pgbaton under the version 0.0.9"
-    (cd "$copy" && CARGO_TARGET_DIR=$target "${CARGO:-cargo}" build --release --locked -p pgbaton)
+    (cd "$copy" && CARGO_TARGET_DIR=$target "${CARGO:-cargo}" build --release --locked --workspace)
     cp "$target"/*/release/pgbaton target/older/pgbaton
-    "${CARGO:-cargo}" build --release --locked -p pgbaton
+    "${CARGO:-cargo}" build --release --locked --workspace
 }
 
 case ${1:-} in
