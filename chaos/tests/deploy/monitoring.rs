@@ -40,6 +40,20 @@ fn the_component_finds_the_members_and_brings_rules_and_dashboard() {
     assert_eq!(board["title"], "pgbaton");
 }
 
+/// People's own StatefulSets have no label of pgbaton's; their pods have.
+#[test]
+fn adopted_members_are_found_too() {
+    let rendered = Rendered::of("chaos/tests/deploy/monitored/adopted");
+    let wanted = &rendered.one("PodMonitor", "postgres")["spec"]["selector"]["matchLabels"];
+    assert_eq!(rendered.members().len(), 3);
+    for set in rendered.all("StatefulSet") {
+        let metadata = &set["spec"]["template"]["metadata"];
+        let wanted = wanted.as_object().unwrap();
+        assert!(wanted.iter().all(|(k, v)| metadata["labels"][k] == *v), "{metadata}");
+        assert_eq!(metadata["annotations"]["prometheus.io/scrape"], "true");
+    }
+}
+
 /// Beside its own objects and the annotations it changes nothing.
 #[test]
 fn the_cluster_itself_stays_as_it_is() {
