@@ -49,7 +49,10 @@ fn adopted_members_are_found_too() {
     for set in rendered.all("StatefulSet") {
         let metadata = &set["spec"]["template"]["metadata"];
         let wanted = wanted.as_object().unwrap();
-        assert!(wanted.iter().all(|(k, v)| metadata["labels"][k] == *v), "{metadata}");
+        assert!(
+            wanted.iter().all(|(k, v)| metadata["labels"][k] == *v),
+            "{metadata}"
+        );
         assert_eq!(metadata["annotations"]["prometheus.io/scrape"], "true");
     }
 }

@@ -91,6 +91,20 @@ fn each_alert_says_how_bad_what_and_what_to_do() {
             let words = rule["annotations"][text].as_str().unwrap_or_default();
             assert!(words.len() > 20 && words.contains("{{"), "{name} {text}: {words}");
         }
+        let expression = rule["expr"].as_str().unwrap();
+        let words = rule["annotations"].to_string();
+        for named in words.split("$labels.").skip(1) {
+            let label = named.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap();
+            // What an aggregation drops is empty in the text.
+            for kept in expression.split("by (").skip(1) {
+                let kept = kept.split(')').next().unwrap();
+                let of_cluster = expression.contains("group_left") && kept == "namespace, cluster";
+                assert!(
+                    kept.split(", ").any(|k| k == label) || of_cluster,
+                    "{name}: {label} in {kept}"
+                );
+            }
+        }
         let link = rule["annotations"]["runbook_url"].as_str().unwrap();
         let (page, section) = link.split_once('#').unwrap();
         assert_eq!(page, "docs/runbook.md", "{name}");
