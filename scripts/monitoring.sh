@@ -11,14 +11,16 @@ run() { "${CARGO:-cargo}" test --release --locked -p pgbaton-chaos --test monito
 # This code under a lower version, for a member that is older than its peers. Crates are shared with the programs under test, which are put
 # back in their place afterwards.
 older() {
-    local copy=target/older/source target=${CARGO_TARGET_DIR:-$PWD/target}
-    rm -rf target/older
-    mkdir -p "$copy"
+    local copy target=${CARGO_TARGET_DIR:-$PWD/target}
+    # Not below this folder: cargo would take the flags of both configurations.
+    copy=$(mktemp -d)
+    mkdir -p target/older
     git archive HEAD | tar -x -C "$copy"
     sed -i 's/^version = "[0-9.]*"$/version = "0.0.9"/' "$copy/Cargo.toml"
     sed -i '/^name = "pgbaton\(-chaos\)\?"$/{n;s/^version = .*/version = "0.0.9"/}' "$copy/Cargo.lock"
     say "building pgbaton under the version 0.0.9"
     (cd "$copy" && CARGO_TARGET_DIR=$target "${CARGO:-cargo}" build --release --locked --workspace)
+    rm -rf "$copy"
     cp "$target"/*/release/pgbaton target/older/pgbaton
     "${CARGO:-cargo}" build --release --locked --workspace
 }

@@ -141,11 +141,7 @@ impl Test {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn alerts_and_dashboard_through_faults() {
-    let live = Live::whole(195, |choice| {
-        choice.members = 2;
-        super::support::short_lease(choice);
-    })
-    .await;
+    let live = Live::whole(195, |choice| choice.members = 2).await;
     let prometheus = Prometheus::start(&live.rig().settings).await;
     let began = now();
     let mut test = Test {
