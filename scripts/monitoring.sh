@@ -19,10 +19,10 @@ older() {
     sed -i 's/^version = "[0-9.]*"$/version = "0.0.9"/' "$copy/Cargo.toml"
     sed -i '/^name = "pgbaton\(-chaos\)\?"$/{n;s/^version = .*/version = "0.0.9"/}' "$copy/Cargo.lock"
     say "building pgbaton under the version 0.0.9"
-    (cd "$copy" && CARGO_TARGET_DIR=$target "${CARGO:-cargo}" build --release --locked --workspace)
+    (cd "$copy" && CARGO_TARGET_DIR=$target "${CARGO:-cargo}" build --release --locked --workspace --bin pgbaton)
     rm -rf "$copy"
     cp "$target"/*/release/pgbaton target/older/pgbaton
-    "${CARGO:-cargo}" build --release --locked --workspace
+    "${CARGO:-cargo}" build --release --locked --workspace --bins
 }
 
 case ${1:-} in
@@ -34,7 +34,7 @@ record)
             export PGBATON_OLDER=$PWD/target/older/pgbaton
         fi
     fi
-    "${CARGO:-cargo}" build --release --locked --workspace
+    "${CARGO:-cargo}" build --release --locked --workspace --bins
     run record::record -- --ignored --exact --nocapture
     ;;
 evidence)
