@@ -36,7 +36,7 @@ struct Test {
 impl Test {
     /// Notes what fired since `from`. What is not expected may not have fired, but for what a member that comes back may show for a moment.
     async fn note(&mut self, what: &str, from: f64, expected: &[&'static str], tolerated: &[&str]) {
-        let fired = self.prometheus.fired(from, now()).await;
+        let fired = self.prometheus.fired_since(from).await;
         let expected: BTreeSet<&'static str> = expected.iter().copied().collect();
         for name in &expected {
             assert!(fired.contains(*name), "{what}: {name} did not fire: {fired:?}");

@@ -140,9 +140,14 @@ impl Prometheus {
         data["result"].as_array().cloned().unwrap_or_default()
     }
 
-    /// Names of the alerts that fired at some moment of this time.
-    pub async fn fired(&self, from: f64, to: f64) -> BTreeSet<String> {
-        let series = self.over("ALERTS{alertstate=\"firing\"}", from, to).await;
+    /// Names of the alerts that fired at some moment since then. The last step of a range may lie before the last evaluation: what fires now
+    /// is asked for beside it.
+    pub async fn fired_since(&self, from: f64) -> BTreeSet<String> {
+        let firing = "ALERTS{alertstate=\"firing\"}";
+        let mut series = self.over(firing, from, now()).await;
+        let path = format!("/api/v1/query?query={}", encoded(firing));
+        let data = self.data(&path).await;
+        series.extend(data["result"].as_array().cloned().unwrap_or_default());
         let of = |series: &Value| series["metric"]["alertname"].as_str().map(str::to_owned);
         let named = series.iter().filter_map(of);
         named.filter(|name| name != OF_THE_MACHINE).collect()
