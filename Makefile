@@ -20,11 +20,11 @@ JSON ?=
 DEMO_FLAGS = --members $(MEMBERS) --durability $(DURABILITY) --repeat $(REPEAT) --clients $(CLIENTS) --subnet $(SUBNET) \
 	--data $(DATA) $(if $(BACKLOG),--backlog $(BACKLOG)) $(foreach fault,$(FAULT),--fault $(fault)) $(if $(KEEP),--keep) $(if $(JSON),--json)
 
-.PHONY: help setup build demo faults test model outages bench calm evidence soak soak-cluster simulate planted lint deny clean image cluster cluster-down cluster-smoke chaos-all bench-cluster
+.PHONY: help setup prometheus monitoring-record monitoring-evidence build demo faults test model outages bench calm evidence soak soak-cluster simulate planted lint deny clean image cluster cluster-down cluster-smoke chaos-all bench-cluster
 
 help: ## Show this list
 	@echo "Targets:"
-	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do printf '  make %-20s %s\n' "$$name" "$$text"; done
 	@echo "Settings of 'make demo', with their defaults:"
 	@echo "  FAULT=$(FAULT) (several: FAULT=\"pod-kill pod-delete\"; 'make faults' lists them)  KEEP=1 leaves it running for play"
 	@echo "  MEMBERS=$(MEMBERS) DURABILITY=$(DURABILITY) (or async) REPEAT=$(REPEAT) CLIENTS=$(CLIENTS) SUBNET=$(SUBNET) JSON=1"
@@ -33,6 +33,9 @@ help: ## Show this list
 
 setup: ## Install what is missing (PostgreSQL, a C linker), or say what to install
 	@scripts/setup.sh
+
+prometheus: ## Fetch Prometheus and promtool for the tests of deploy/monitoring (Debian's package, unpacked into target/tools)
+	@scripts/setup.sh prometheus
 
 build: setup ## Build both binaries
 	$(CARGO) build --release --locked --workspace
@@ -44,7 +47,7 @@ faults: build ## List what the demo can do to the cluster
 	@$(RELEASE)/pgbaton-chaos faults
 
 # cargo builds and places the binaries for the tests itself; `build` before it would compile much twice, for tests ask tokio for its paused clock.
-test: setup ## Run all tests (some fifteen minutes: every fault on real clusters is among them)
+test: setup prometheus ## Run all tests (some fifteen minutes: every fault on real clusters is among them)
 	$(CARGO) test --release --locked --workspace --no-fail-fast
 
 model: setup ## Model checking and exploration with the larger bounds of docs/safety.md (some twenty minutes)
@@ -76,6 +79,12 @@ evidence: build ## Render docs/evidence.md from what the long checks noted
 
 planted: setup ## Plant bugs in a copy and see which tests find them, for docs/evidence/planted.md (goes on where it was)
 	@scripts/planted.sh
+
+monitoring-record: setup ## Record what members say through faults again, for the unit tests of the alerts (root; ten minutes)
+	@scripts/monitoring.sh record $(RECORD)
+
+monitoring-evidence: setup prometheus ## Real Prometheus through faults: what the alerts did, for docs/evidence/monitoring.md
+	@scripts/monitoring.sh evidence
 
 image: build ## Build pgbaton's image into target/pgbaton.tar (an OCI archive; deploy/README.md says how to load it)
 	@chaos/cluster/image-pgbaton.sh $(RELEASE)/pgbaton target/pgbaton.tar

@@ -4,6 +4,7 @@
 # Does nothing when nothing is missing. Debian's own database cluster is not created, and nothing that runs is stopped.
 #   scripts/setup.sh              everything above
 #   scripts/setup.sh cargo-deny   the checker of `make lint`
+#   scripts/setup.sh prometheus   Prometheus and promtool, for the tests of metrics, rules and dashboard; prints the directory that has both
 set -Eeuo pipefail
 
 say() { printf '%s\n' "$*" >&2; }
@@ -13,6 +14,52 @@ install_cargo_deny() {
     if have cargo-deny; then return; fi
     say "installing cargo-deny (once)"
     cargo install --locked cargo-deny
+}
+
+# Debian's package, only unpacked: installed, it would start a server of its own, and need root. PGBATON_PROMETHEUS names a directory
+# that has both programs already.
+prometheus_programs() {
+    local directory tools promtool unpacked
+    if [ -n "${PGBATON_PROMETHEUS:-}" ]; then
+        for tools in prometheus promtool; do
+            if [ ! -x "$PGBATON_PROMETHEUS/$tools" ]; then
+                say "error: PGBATON_PROMETHEUS=$PGBATON_PROMETHEUS has no $tools. Name a directory with both, or unset it."
+                exit 1
+            fi
+        done
+        echo "$PGBATON_PROMETHEUS"
+        return
+    fi
+    promtool=$(command -v promtool || true)
+    if [ -n "$promtool" ] && [ -x "$(dirname "$promtool")/prometheus" ]; then
+        dirname "$promtool"
+        return
+    fi
+    tools=$(realpath "$(dirname "$0")/..")/target/tools
+    directory=$tools/prometheus/usr/bin
+    mkdir -p "$tools"
+    exec 9>"$tools/lock"
+    flock 9
+    if [ ! -x "$directory/promtool" ]; then
+        if ! have apt-get || ! have dpkg-deb; then
+            say "error: this machine has no Prometheus with promtool, and no apt-get to fetch Debian's package 'prometheus' with."
+            say "Install Prometheus 2.42 or newer, and put both programs on PATH or name their directory with PGBATON_PROMETHEUS."
+            exit 1
+        fi
+        say "fetching Debian's package 'prometheus' (20 MB) into target/tools; it is not installed"
+        unpacked=$(mktemp -d "$tools/unpacking.XXXXXX")
+        if ! (cd "$unpacked" && apt-get download prometheus >&2); then
+            say "error: apt-get could not download the package 'prometheus' (above: why; 'apt-get update' as root if its lists are old)."
+            say "Or put prometheus and promtool on PATH, or name their directory with PGBATON_PROMETHEUS."
+            rm -rf "$unpacked"
+            exit 1
+        fi
+        dpkg-deb -x "$unpacked"/prometheus_*.deb "$unpacked/prometheus"
+        rm -rf "$tools/prometheus"
+        mv "$unpacked/prometheus" "$tools/prometheus"
+        rm -rf "$unpacked"
+    fi
+    echo "$directory"
 }
 
 # What the guard, the rig and the tests run; Debian has them in two packages (server and client) and `postgresql` brings both.
@@ -79,6 +126,11 @@ restore_main_cluster() {
 
 if [ "${1:-}" = cargo-deny ]; then
     install_cargo_deny
+    exit
+fi
+
+if [ "${1:-}" = prometheus ]; then
+    prometheus_programs
     exit
 fi
 

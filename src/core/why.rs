@@ -331,6 +331,13 @@ impl fmt::Display for Why {
 }
 
 impl Why {
+    /// The code, for programs.
+    #[must_use]
+    pub fn code(&self) -> String {
+        let value = serde_json::to_value(self).unwrap_or_default();
+        value["code"].as_str().unwrap_or("unknown").to_owned()
+    }
+
     /// Whether this can ask for a person. Each such reason has a section in docs/runbook.md, which says what to do.
     #[must_use]
     pub const fn needs_person(&self) -> bool {

@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt as _;
 
+use super::exposition;
 use super::health::Pulse;
 use super::status::StatusPage;
 
@@ -172,11 +173,9 @@ async fn readyz(State(served): State<Served>) -> Response {
     }
 }
 
-async fn metrics(State(served): State<Served>) -> Response {
-    let mut text = String::new();
-    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-    match prometheus_client::encoding::text::encode(&mut text, &served.registry) {
-        Ok(()) => ([(CONTENT_TYPE, kind)], text).into_response(),
+async fn metrics(State(served): State<Served>, headers: HeaderMap) -> Response {
+    match exposition::text(&served.registry, &headers) {
+        Ok((kind, text)) => ([(CONTENT_TYPE, kind)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

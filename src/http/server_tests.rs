@@ -126,7 +126,7 @@ async fn metrics_follow_the_page() {
         "pgbaton_term 7",
         "pgbaton_permit_remaining_seconds 9.1",
         "pgbaton_loop_ticks_total 1",
-        "pgbaton_replication_lag_bytes 0",
+        "pgbaton_replication_lag_bytes 0.0",
         "pgbaton_failover_possible 1",
     ] {
         assert!(body.lines().any(|l| l == line), "{line} is not in\n{body}");

@@ -39,6 +39,14 @@ impl Clocks {
         *answers = answers.saturating_add(1);
     }
 
+    /// The greatest difference that was told again and again, in milliseconds; 0: they agree.
+    #[must_use]
+    pub fn apart_ms(&self) -> u64 {
+        let told = self.apart.values().filter(|(_, answers)| *answers >= ANSWERS);
+        let most = told.map(|(ahead, _)| ahead.unsigned_abs()).max().unwrap_or(0);
+        u64::try_from(most).unwrap_or(u64::MAX)
+    }
+
     /// For people; empty: they agree.
     #[must_use]
     pub fn warning(&self) -> String {
@@ -94,6 +102,7 @@ mod tests {
         for _ in 0..2 {
             clocks.note(&name(2), NOW + 304_000, NOW);
             assert_eq!(clocks.warning(), "", "an answer may be old");
+            assert_eq!(clocks.apart_ms(), 0);
         }
         clocks.note(&name(2), NOW + 304_100, NOW);
         let text = clocks.warning();
@@ -105,6 +114,7 @@ mod tests {
             clocks.note(&name(3), NOW - 40_000, NOW);
         }
         assert!(clocks.warning().contains("postgres-3 is about 40 s behind"));
+        assert_eq!(clocks.apart_ms(), 304_100);
         clocks.note(&name(2), NOW + 1, NOW);
         clocks.note(&name(3), 0, NOW);
         assert!(!clocks.warning().contains("postgres-2"));

@@ -82,7 +82,7 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
         .map_or(ApiServer::InCluster, ApiServer::Kubeconfig);
     let me = HolderId::new(settings.core.me.clone(), &settings.pod_uid)
         .context("the pod's UID (POD_UID) cannot be used")?;
-    let (metrics, registry) = Metrics::new();
+    let (metrics, registry) = Metrics::of(&settings.lease, settings.core.me.as_str());
     let forbidden = Arc::new(Notify::new());
     let (baton, watcher, lease) = crate::lease::open(LeaseSettings {
         client: counted(crate::lease::connect(&api).await?, &metrics, &forbidden),

@@ -67,7 +67,11 @@ impl Shown {
         self.last = Some((seen.now, key));
         let page = page(settings, decision, seen, sight, view);
         self.metrics.show(&page);
-        self.metrics.show_unguarded(sight.unguarded.len());
+        self.metrics.show_server(sight.probe.as_ref().map(|p| &p.value));
+        let primaries = sight.unguarded.iter().filter(|u| u.what.takes_writes());
+        self.metrics
+            .show_unguarded(sight.unguarded.len(), primaries.count());
+        self.metrics.show_clocks(sight.clocks.apart_ms());
         self.report.send_replace(report(&page, seen).render());
         self.page.send_replace(Arc::new(page));
     }
@@ -117,11 +121,6 @@ fn page(
 ) -> StatusPage {
     let record = record_of(&seen.lease);
     let status = sight.status().map(|s| &s.value);
-    let why = serde_json::to_value(&decision.why).ok();
-    let code = why
-        .as_ref()
-        .and_then(|v| v.get("code")?.as_str())
-        .unwrap_or("unknown");
     let mut page = first_page(settings);
     page.role = role_of(status);
     page.phase = serde_json::to_value(decision.phase)
@@ -129,7 +128,7 @@ fn page(
         .and_then(|v| v.as_str().map(str::to_owned))
         .unwrap_or_default();
     page.why = Why {
-        code: code.to_owned(),
+        code: decision.why.code(),
         text: decision.why.to_string(),
     };
     page.lease = lease_view(settings, seen, view);

@@ -5,16 +5,27 @@ use crate::core::decide::Decision;
 use crate::core::observe::{GuardView, LeaseView, Observation, Outcome, RecordView, SeenLease, SwapResult};
 use crate::core::phase::Phase;
 use crate::core::types::{MemberName, Millis, Term};
-use crate::core::why::{RejoinWay, Why};
+use crate::core::why::{RejoinWay, StepDown, Why};
 use crate::guard::protocol::{DownReason, Server};
-use crate::http::metrics::{self, Metrics, Rejoin, RejoinLabels, Way, WayLabel};
+use crate::http::metrics::{
+    self, Fence, FenceLabel, Metrics, PhaseLabel, Rejoin, RejoinLabels, Swap, SwapLabels, SwapOutcome, Way,
+    WayLabel, WhyLabel,
+};
+
+/// A permit is low when less than this much of the Lease's length is left of it: half of the permit, which is four fifths of the Lease's.
+const LOW: (u64, u64) = (2, 5);
 
 /// What was under way at the last decision.
 #[derive(Debug, Default)]
 pub struct Tally {
     taking: Option<Taking>,
     rejoining: Option<RejoinWay>,
-    permit_had_ended: bool,
+    killed_for: Option<Fence>,
+    fenced: bool,
+    permit_was_low: bool,
+    decided: Option<(Phase, std::mem::Discriminant<Why>)>,
+    /// The term that was taken over here and whose steps the record does not show yet.
+    steps_of: Option<Term>,
     stepping_down: Option<Millis>,
     stepped_down_in: Option<Millis>,
 }
@@ -40,6 +51,15 @@ impl Tally {
         metrics.ticks.inc();
         for outcome in &seen.outcomes {
             self.note_outcome(metrics, me, before, outcome);
+            if let Outcome::Swap {
+                kind,
+                sent_at,
+                result,
+                ..
+            } = outcome
+            {
+                Self::note_swap(metrics, kind, *sent_at, result, seen.now);
+            }
         }
         let released = seen.outcomes.iter().any(|outcome| {
             matches!(
@@ -57,20 +77,108 @@ impl Tally {
         self.stepping_down = decision.state.stepping_down.as_ref().map(|down| down.since);
         self.note_takeover(metrics, me, decision, seen);
         self.note_rejoin(metrics, before, decision);
-        let ended = matches!(
-            &seen.guard,
-            GuardView::Heard(status) if matches!(status.value.server, Server::Down { reason: DownReason::PermitEnded, .. })
-        );
-        if ended && !self.permit_had_ended {
-            metrics.permits_lost.inc();
-        }
-        self.permit_had_ended = ended;
+        self.note_steps(metrics, seen);
+        self.note_fences(metrics, decision, seen);
+        self.note_permit(metrics, seen);
+        self.note_decision(metrics, decision);
     }
 
     /// How long the last step-down took, from the decision until the Lease was given up, in milliseconds.
     #[must_use]
     pub fn stepped_down_in_ms(&self) -> Option<u64> {
         self.stepped_down_in.map(|took| took.0)
+    }
+
+    /// What is another one than before: the loop decides the same again and again.
+    fn note_decision(&mut self, metrics: &Metrics, decision: &Decision) {
+        let now = (decision.phase, std::mem::discriminant(&decision.why));
+        if self.decided.replace(now) != Some(now) {
+            let why = decision.why.code();
+            metrics.decisions.get_or_create(&WhyLabel { why }).inc();
+        }
+    }
+
+    /// By a step-down, once its order to stop has ended; or by the guard alone.
+    fn note_fences(&mut self, metrics: &Metrics, decision: &Decision, seen: &Observation) {
+        let fence = |reason| metrics.fences.get_or_create(&FenceLabel { reason }).inc();
+        let down = decision.state.stepping_down.as_ref().filter(|d| d.stopped);
+        if let Some(down) = down.filter(|_| !self.fenced) {
+            fence(fence_of(&down.reason));
+        }
+        self.fenced = down.is_some();
+        let killed_for = match &seen.guard {
+            GuardView::Heard(status) => killed_for(&status.value.server),
+            // It says nothing: what it said last holds.
+            GuardView::Lost { .. } | GuardView::Unknown => self.killed_for,
+        };
+        if let Some(reason) = killed_for.filter(|_| killed_for != self.killed_for) {
+            fence(reason);
+        }
+        self.killed_for = killed_for;
+    }
+
+    fn note_permit(&mut self, metrics: &Metrics, seen: &Observation) {
+        let (GuardView::Heard(status), LeaseView::Seen(lease)) = (&seen.guard, &seen.lease) else {
+            return;
+        };
+        let permit = status
+            .value
+            .permit
+            .filter(|_| matches!(status.value.server, Server::Primary));
+        let is_low = permit.is_some_and(|permit| {
+            let left = permit.deadline_boot_ms.saturating_sub(seen.now_boot.0);
+            left.saturating_mul(LOW.1) < lease.duration.0.saturating_mul(LOW.0)
+        });
+        if is_low && !self.permit_was_low {
+            metrics.permits_low.inc();
+        }
+        self.permit_was_low = is_low;
+    }
+
+    /// The steps are in the record some time after clients could write.
+    fn note_steps(&mut self, metrics: &Metrics, seen: &Observation) {
+        let (Some(term), LeaseView::Seen(lease)) = (self.steps_of, &seen.lease) else {
+            return;
+        };
+        if lease.term > term {
+            self.steps_of = None;
+        }
+        let RecordView::Good(record) = &lease.record else {
+            return;
+        };
+        let entry = record.history.last().filter(|e| e.term == term);
+        let Some(entry) = entry.filter(|e| !e.phases.is_empty()) else {
+            return;
+        };
+        for &phase in metrics::Phase::ALL {
+            let name = format!("{phase:?}");
+            for (_, ms) in entry.phases.iter().filter(|(step, _)| *step == name) {
+                let took = std::time::Duration::from_millis(*ms).as_secs_f64();
+                let steps = metrics.takeover_phases.get_or_create(&PhaseLabel { phase });
+                steps.observe(took);
+            }
+        }
+        self.steps_of = None;
+    }
+
+    fn note_swap(metrics: &Metrics, kind: &SwapKind, sent_at: Millis, result: &SwapResult, now: Millis) {
+        let kind = match kind {
+            SwapKind::Renew => Swap::renew,
+            SwapKind::Claim(_) => Swap::claim,
+            SwapKind::Release => Swap::release,
+        };
+        let outcome = match result {
+            SwapResult::Done(_) => SwapOutcome::done,
+            SwapResult::Lost => SwapOutcome::lost,
+            SwapResult::Refused(_) => SwapOutcome::refused,
+            SwapResult::Unknown(_) => SwapOutcome::unknown,
+        };
+        let labels = SwapLabels { kind, outcome };
+        metrics.swaps.get_or_create(&labels).inc();
+        if kind == Swap::renew && outcome == SwapOutcome::done {
+            let took = std::time::Duration::from_millis(now.since(sent_at).0);
+            metrics.renewal_duration.observe(took.as_secs_f64());
+        }
     }
 
     fn note_outcome(&mut self, metrics: &Metrics, me: &MemberName, before: Phase, outcome: &Outcome) {
@@ -111,6 +219,7 @@ impl Tally {
             metrics.takeovers.get_or_create(&WayLabel { way }).inc();
             let took = std::time::Duration::from_millis(seen.now.since(taking.since).0);
             metrics.takeover_duration.observe(took.as_secs_f64());
+            self.steps_of = Some(taking.term);
             self.taking = None;
         } else if matches!(&seen.lease, LeaseView::Seen(lease) if lease.term > taking.term) {
             self.taking = None;
@@ -137,6 +246,30 @@ impl Tally {
             };
             count_rejoin(metrics, by, metrics::Outcome::ok);
         }
+    }
+}
+
+/// The guard ended it by itself, and why.
+fn killed_for(server: &Server) -> Option<Fence> {
+    match server {
+        Server::Down { reason, .. } => match reason {
+            DownReason::PermitEnded => Some(Fence::permit_ended),
+            DownReason::Unpermitted => Some(Fence::unpermitted),
+            DownReason::NotStarted | DownReason::Stopped | DownReason::Crashed => None,
+        },
+        Server::Starting | Server::Standby | Server::Primary | Server::Stopping => None,
+    }
+}
+
+fn fence_of(reason: &StepDown) -> Fence {
+    match reason {
+        StepDown::Ordered => Fence::ordered,
+        StepDown::PodEnds => Fence::pod_ends,
+        StepDown::ServerDied => Fence::server_died,
+        StepDown::ServerUnhealthy { .. } => Fence::server_unhealthy,
+        StepDown::ServerNotReady { .. } => Fence::server_not_ready,
+        StepDown::VolumeFull { .. } => Fence::volume_full,
+        StepDown::GuardLost => Fence::guard_lost,
     }
 }
 

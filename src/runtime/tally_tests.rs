@@ -41,6 +41,38 @@ fn rejoining(way: RejoinWay) -> Why {
     }
 }
 
+fn fences(metrics: &Metrics, reason: Fence) -> u64 {
+    metrics.fences.get_or_create(&FenceLabel { reason }).get()
+}
+
+fn view_with_renewal(result: SwapResult) -> Observation {
+    let mut view = seen(2, Server::Primary, lease(record(2)));
+    view.outcomes = vec![Outcome::Swap {
+        kind: SwapKind::Renew,
+        sent_boot: Millis(NOW.0 - 30),
+        sent_at: Millis(NOW.0 - 30),
+        result,
+    }];
+    view
+}
+
+/// A primary whose permit has 1 s left, twice in a row.
+fn permit_low(tally: &mut Tally, metrics: &Metrics) {
+    let leading = decision(Phase::Leading, Why::Leading);
+    let mut view = seen(2, Server::Primary, lease(record(2)));
+    let GuardView::Heard(status) = &mut view.guard else {
+        unreachable!("heard")
+    };
+    let permit = crate::guard::protocol::Permit {
+        term: Term(3),
+        deadline_boot_ms: view.now_boot.0 + 1_000,
+    };
+    status.value.permit = Some(permit);
+    for _ in 0..2 {
+        tally.note(metrics, &name(2), Phase::Leading, &leading, &view);
+    }
+}
+
 /// A takeover of postgres-2 in term 4, on this evidence.
 fn takes_over(tally: &mut Tally, metrics: &Metrics, evidence: ClaimEvidence, waived: bool) {
     let mut held = lease(record(2));
@@ -106,7 +138,12 @@ fn a_takeover_that_another_one_overtook_is_none() {
     tally.note(&metrics, &name(2), Phase::Taking, &taking, &view);
     view.service_points_to = Some((Term(4), Some(name(2))));
     tally.note(&metrics, &name(2), Phase::Taking, &taking, &view);
-    assert!(!scraped(&registry).contains("pgbaton_takeovers_total{"));
+    let text = scraped(&registry);
+    let taken = text.lines().filter(|l| l.starts_with("pgbaton_takeovers_total{"));
+    assert!(
+        taken.clone().count() == 5 && taken.clone().all(|l| l.ends_with(" 0")),
+        "{text}"
+    );
 }
 
 #[test]
@@ -157,7 +194,7 @@ fn ways_back_are_counted_by_how_they_end() {
     let text = scraped(&registry);
     let lines: Vec<&str> = text
         .lines()
-        .filter(|l| l.starts_with("pgbaton_rejoins_total"))
+        .filter(|l| l.starts_with("pgbaton_rejoins_total") && !l.ends_with(" 0"))
         .collect();
     assert_eq!(lines.len(), 2, "{text}");
     assert!(lines.contains(&"pgbaton_rejoins_total{by=\"clone\",outcome=\"ok\"} 1"));
@@ -183,7 +220,11 @@ async fn no_counter_is_dead() {
     for _ in 0..2 {
         tally.note(&metrics, &name(2), Phase::Following, &follows, &view);
     }
-    assert_eq!(metrics.permits_lost.get(), 1, "counted by the edge");
+    assert_eq!(fences(&metrics, Fence::permit_ended), 1, "counted by the edge");
+    permit_low(&mut tally, &metrics);
+    tally.note(&metrics, &name(2), Phase::Leading, &follows, &with_steps());
+    let renewed = view_with_renewal(SwapResult::Done(Box::new(lease(record(2)))));
+    tally.note(&metrics, &name(2), Phase::Leading, &follows, &renewed);
     let api = counted(FakeApi::default().client(), &metrics, &std::sync::Arc::default());
     let leases: kube::Api<k8s_openapi::api::coordination::v1::Lease> = kube::Api::namespaced(api, "default");
     leases.get("postgres").await.unwrap_err();
@@ -230,13 +271,13 @@ fn a_step_down_is_timed_until_the_lease_is_given_up() {
     let mut view = seen(1, Server::Primary, lease(record(2)));
     let why = Why::HandingOver {
         to: Some(name(2)),
-        reason: crate::core::why::StepDown::ServerDied,
+        reason: StepDown::ServerDied,
     };
     let mut down = decision(Phase::HandingOver, why);
     down.state.stepping_down = Some(crate::core::state::SteppingDown {
         term: Term(3),
         to: Some(name(2)),
-        reason: crate::core::why::StepDown::ServerDied,
+        reason: StepDown::ServerDied,
         since: Millis(NOW.0 - 70),
         checkpointed: false,
         stopped: false,
@@ -253,4 +294,155 @@ fn a_step_down_is_timed_until_the_lease_is_given_up() {
     let follows = decision(Phase::Following, Why::Following { primary: name(2) });
     tally.note(&metrics, &name(1), Phase::HandingOver, &follows, &view);
     assert_eq!(tally.stepped_down_in_ms(), Some(70));
+}
+
+#[test]
+fn a_permit_that_is_nearly_gone_is_counted_once() {
+    let (metrics, _) = Metrics::new();
+    let mut tally = Tally::default();
+    permit_low(&mut tally, &metrics);
+    assert_eq!(metrics.permits_low.get(), 1);
+    let leading = decision(Phase::Leading, Why::Leading);
+    let mut view = seen(2, Server::Primary, lease(record(2)));
+    let GuardView::Heard(status) = &mut view.guard else {
+        unreachable!("heard")
+    };
+    let permit = crate::guard::protocol::Permit {
+        term: Term(3),
+        deadline_boot_ms: view.now_boot.0 + 7_000,
+    };
+    status.value.permit = Some(permit);
+    tally.note(&metrics, &name(2), Phase::Leading, &leading, &view);
+    assert_eq!(metrics.permits_low.get(), 1, "it was renewed");
+    permit_low(&mut tally, &metrics);
+    assert_eq!(metrics.permits_low.get(), 2);
+}
+
+#[test]
+fn changes_of_the_lease_are_counted_by_how_they_end_and_renewals_timed() {
+    let (metrics, registry) = Metrics::new();
+    let mut tally = Tally::default();
+    let leading = decision(Phase::Leading, Why::Leading);
+    for result in [
+        SwapResult::Done(Box::new(lease(record(2)))),
+        SwapResult::Lost,
+        SwapResult::Unknown("no answer".into()),
+    ] {
+        let view = view_with_renewal(result);
+        tally.note(&metrics, &name(2), Phase::Leading, &leading, &view);
+    }
+    let text = scraped(&registry);
+    for line in [
+        "pgbaton_lease_swaps_total{kind=\"renew\",outcome=\"done\"} 1",
+        "pgbaton_lease_swaps_total{kind=\"renew\",outcome=\"lost\"} 1",
+        "pgbaton_lease_swaps_total{kind=\"renew\",outcome=\"unknown\"} 1",
+        "pgbaton_lease_swaps_total{kind=\"claim\",outcome=\"done\"} 0",
+        "pgbaton_lease_renewal_duration_seconds_count 1",
+        "pgbaton_lease_renewal_duration_seconds_bucket{le=\"0.02\"} 0",
+        "pgbaton_lease_renewal_duration_seconds_bucket{le=\"0.05\"} 1",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+    }
+}
+
+#[test]
+fn decisions_are_counted_when_they_change() {
+    let (metrics, _) = Metrics::new();
+    let mut tally = Tally::default();
+    let view = seen(2, Server::Standby, lease(record(2)));
+    let follows = decision(Phase::Following, Why::Following { primary: name(1) });
+    let not = |for_ms| {
+        let primary = name(1);
+        decision(Phase::Following, Why::NotStreaming { primary, for_ms })
+    };
+    for decision in [follows.clone(), follows.clone(), not(1), not(2), follows] {
+        tally.note(&metrics, &name(2), Phase::Following, &decision, &view);
+    }
+    let counted = |why: &str| {
+        let why = why.to_owned();
+        metrics.decisions.get_or_create(&WhyLabel { why }).get()
+    };
+    assert_eq!((counted("following"), counted("not_streaming")), (2, 1));
+}
+
+/// The Lease of term 4 with the steps of its takeover.
+fn with_steps() -> Observation {
+    let mut shown = record(2);
+    shown.term = Term(4);
+    shown.add_history(crate::core::record::HistoryEntry {
+        term: Term(4),
+        member: name(2),
+        why: String::new(),
+        at_unix_ms: 0,
+        lsn: crate::core::types::Lsn(0),
+        phases: vec![
+            ("pledges".into(), 40),
+            ("promote".into(), 180),
+            ("service".into(), 9),
+        ],
+    });
+    let mut held = lease(shown);
+    held.term = Term(4);
+    seen(2, Server::Primary, held)
+}
+
+/// The record shows the steps after the Service leads here: each is taken once.
+#[test]
+fn the_steps_of_a_takeover_are_taken_from_the_record() {
+    let (metrics, registry) = Metrics::new();
+    let mut tally = Tally::default();
+    takes_over(&mut tally, &metrics, ClaimEvidence::Dead, false);
+    let count = |text: &str, phase: &str| {
+        let line = format!("pgbaton_takeover_phase_duration_seconds_count{{phase=\"{phase}\"}} ");
+        let found = text.lines().find_map(|l| l.strip_prefix(&line));
+        found.unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(count(&scraped(&registry), "promote"), 0);
+    let view = with_steps();
+    let leading = decision(Phase::Leading, Why::Leading);
+    for _ in 0..2 {
+        tally.note(&metrics, &name(2), Phase::Leading, &leading, &view);
+    }
+    let text = scraped(&registry);
+    let counts = ["pledges", "promote", "verify", "service"].map(|phase| count(&text, phase));
+    assert_eq!(counts, [1, 1, 0, 1]);
+    let line = "pgbaton_takeover_phase_duration_seconds_bucket{le=\"0.2\",phase=\"promote\"} 1";
+    assert!(text.lines().any(|l| l == line), "{text}");
+}
+
+#[test]
+fn fences_are_counted_by_their_reason() {
+    let (metrics, _) = Metrics::new();
+    let mut tally = Tally::default();
+    let view = seen(1, Server::Stopping, lease(record(2)));
+    let mut down = decision(Phase::HandingOver, Why::Leading);
+    let mut step = crate::core::state::SteppingDown {
+        term: Term(3),
+        to: Some(name(2)),
+        reason: StepDown::ServerDied,
+        since: NOW,
+        checkpointed: true,
+        stopped: false,
+        order: None,
+    };
+    for stopped in [false, true, true] {
+        step.stopped = stopped;
+        down.state.stepping_down = Some(step.clone());
+        tally.note(&metrics, &name(1), Phase::HandingOver, &down, &view);
+    }
+    assert_eq!(fences(&metrics, Fence::server_died), 1);
+    let unpermitted = Server::Down {
+        reason: DownReason::Unpermitted,
+        detail: String::new(),
+    };
+    let follows = decision(Phase::Following, Why::Following { primary: name(1) });
+    let mut view = seen(1, unpermitted, lease(record(2)));
+    tally.note(&metrics, &name(1), Phase::Following, &follows, &view);
+    // A guard that is silent for a moment, and says the same afterwards.
+    let heard = std::mem::replace(&mut view.guard, GuardView::Unknown);
+    tally.note(&metrics, &name(1), Phase::Following, &follows, &view);
+    view.guard = heard;
+    tally.note(&metrics, &name(1), Phase::Following, &follows, &view);
+    assert_eq!(fences(&metrics, Fence::unpermitted), 1);
+    assert_eq!(fences(&metrics, Fence::server_died), 1);
 }

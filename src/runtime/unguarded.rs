@@ -34,6 +34,14 @@ pub enum Unheld {
     Standby,
 }
 
+impl Unheld {
+    /// It does: there are two primaries.
+    #[must_use]
+    pub const fn takes_writes(self) -> bool {
+        matches!(self, Self::Primary | Self::Foreign)
+    }
+}
+
 /// A server that no guard holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unguarded {

@@ -55,6 +55,11 @@ pub fn page(folder: &Path) -> Result<String> {
         "Outages of every fault, one machine (`make outages`)",
         &read(folder, "outages.md")?,
     );
+    last_part(
+        &mut text,
+        "Alerts through faults (`make monitoring-evidence`)",
+        &read(folder, "monitoring.md")?,
+    );
     let rows = read(folder, "bench-cluster.md")?;
     last_commit(
         &mut text,

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod adopt;
+mod monitoring;
 mod network;
 mod pods;
 mod render;

@@ -146,7 +146,8 @@ async fn told_everywhere(live: &Live, rules: &[Rule]) {
     let event = live.until_event("postgres-1", "MissingRights").await;
     assert!(event.contains(rule), "{event}");
     let metrics = live.get_good("postgres-1", "/metrics").await;
-    assert!(metrics.contains("\npgbaton_missing_rights 4\n"), "{metrics}");
+    let lacks = "pgbaton_missing_rights{cluster=\"postgres\",member=\"postgres-1\"} 4\n";
+    assert!(metrics.contains(lacks), "{metrics}");
     // The other member says who lacks what.
     live.until_warned("postgres-2", &["postgres-1 lacks 4 rights"])
         .await;

@@ -145,7 +145,7 @@ async fn status_says(leader: Ipv4Addr, member: &str) -> bool {
 async fn metric_says(leader: Ipv4Addr) -> bool {
     let metrics = observer::get(leader, "/metrics").await.unwrap_or_default();
     let mut lines = metrics.lines();
-    lines.any(|line| line.strip_prefix("pgbaton_unguarded_servers ") == Some("1"))
+    lines.any(|line| line.starts_with("pgbaton_unguarded_servers{") && line.ends_with("} 1"))
 }
 
 /// An Event of this run: those of earlier ones stay for an hour. One may be older than the answer to the first write.
