@@ -18,7 +18,7 @@ JSON ?=
 DEMO_FLAGS = --members $(MEMBERS) --durability $(DURABILITY) --repeat $(REPEAT) --clients $(CLIENTS) --subnet $(SUBNET) \
 	$(foreach fault,$(FAULT),--fault $(fault)) $(if $(KEEP),--keep) $(if $(JSON),--json)
 
-.PHONY: help setup build demo faults test model outages bench calm evidence soak soak-cluster simulate planted lint deny clean image cluster cluster-down cluster-smoke chaos-all bench-cluster
+.PHONY: help setup build demo faults test screenshots model outages bench calm evidence soak soak-cluster simulate planted lint deny clean image cluster cluster-down cluster-smoke chaos-all bench-cluster
 
 help: ## Show this list
 	@echo "Targets:"
@@ -42,7 +42,12 @@ faults: build ## List what the demo can do to the cluster
 
 # cargo builds and places the binaries for the tests itself; `build` before it would compile much twice, for tests ask tokio for its paused clock.
 test: setup ## Run all tests (some fifteen minutes: every fault on real clusters is among them)
+	@scripts/setup.sh browser
 	$(CARGO) test --release --locked --workspace --no-fail-fast
+
+screenshots: setup ## Make the pictures of the live page in docs/images anew
+	@scripts/setup.sh browser
+	$(CARGO) test --release --locked --workspace --test live -- --ignored --exact page::pictures_for_the_docs
 
 model: setup ## Model checking with the larger bounds of docs/safety.md (some ten minutes)
 	$(CARGO) test --release --locked -p pgbaton --test model -- --include-ignored --nocapture --test-threads=1

@@ -4,7 +4,7 @@ use super::sight::Sight;
 use crate::core::observe::PeerReport;
 use crate::core::record::Evidence;
 use crate::core::types::{Address, MemberName, Term};
-use crate::peers::NOT_AUTHENTIC;
+use crate::peers::{NOT_AUTHENTIC, People};
 
 /// Source of the warning about members that refuse each other's messages.
 const STRANGERS: &str = "peers";
@@ -23,6 +23,18 @@ impl Sight {
             }
         }
         self.note_strangers();
+    }
+
+    /// Takes in what a member that has just answered says for people; none: its version says nothing.
+    pub(super) fn note_people(&mut self, member: MemberName, people: Option<People>) {
+        match people {
+            Some(people) => {
+                self.people.insert(member, people);
+            }
+            None => {
+                self.people.remove(&member);
+            }
+        }
     }
 
     /// Members that refuse each other's messages look as if they were away: said once, and not only in the list of peers.
