@@ -4,8 +4,8 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::OnceLock;
 
-use axum::body::Bytes;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::status::{CouldFailOverView, LeaseView, Role, Why};
 use crate::core::record::HistoryEntry;
@@ -195,7 +195,8 @@ pub struct ClusterView {
 pub struct Feed {
     /// The page.
     pub view: ClusterView,
-    json: OnceLock<Bytes>,
+    made: Instant,
+    json: OnceLock<String>,
     news: OnceLock<u64>,
 }
 
@@ -205,16 +206,20 @@ impl Feed {
     pub fn new(view: ClusterView) -> Self {
         Self {
             view,
+            made: Instant::now(),
             json: OnceLock::new(),
             news: OnceLock::new(),
         }
     }
 
-    /// As JSON, on one line.
+    /// As JSON, on one line, with how old it is by now.
     #[must_use]
-    pub fn json(&self) -> Bytes {
-        let make = || Bytes::from(serde_json::to_vec(&self.view).unwrap_or_default());
-        self.json.get_or_init(make).clone()
+    pub fn told(&self) -> Vec<u8> {
+        let json = self
+            .json
+            .get_or_init(|| serde_json::to_string(&self.view).unwrap_or_default());
+        let age = self.made.elapsed().as_millis();
+        format!("{{\"age_ms\":{age},\"view\":{json}}}").into_bytes()
     }
 
     /// Differs between two pages when more differs than what changes all the time: ages, positions, free space.

@@ -114,10 +114,15 @@ fn ages_and_positions_are_no_news_and_the_rest_is() {
     }
 }
 
-#[test]
-fn a_page_is_one_line_of_json() {
-    let json = Feed::new(example()).json();
-    assert!(!json.contains(&b'\n'));
-    let read: serde_json::Value = serde_json::from_slice(&json).unwrap();
-    assert_eq!(read["members"][1]["sync"], "sync");
+#[tokio::test(start_paused = true)]
+async fn a_page_is_one_line_of_json_that_grows_old() {
+    let feed = Feed::new(example());
+    for age in [0, 7_000] {
+        let json = feed.told();
+        assert!(!json.contains(&b'\n'));
+        let read: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(read["view"]["members"][1]["sync"], "sync");
+        assert_eq!(read["age_ms"], age);
+        tokio::time::advance(std::time::Duration::from_millis(7_000)).await;
+    }
 }

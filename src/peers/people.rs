@@ -93,6 +93,20 @@ mod tests {
         assert!(serde_json::to_vec(&read).unwrap().len() < 6_000);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_comes_is_bounded(phase in ".{0,300}", why in ".{0,3000}", count in 0_usize..100) {
+            let said = serde_json::json!({ "text": why, "see": phase });
+            let told = serde_json::json!({
+                "version": 1, "phase": phase, "code": phase, "why": why, "warnings": vec![said; count],
+            });
+            let read = People::read(told).unwrap();
+            proptest::prop_assert!(read.why.len() <= TEXT_MAX && read.warnings.len() <= WARNINGS_MAX);
+            // With room for the rest of an answer, however its text must be written.
+            proptest::prop_assert!(serde_json::to_vec(&read).unwrap().len() < crate::peers::MESSAGE_MAX / 2);
+        }
+    }
+
     #[test]
     fn what_is_of_another_version_or_shape_is_not_shown() {
         let good = serde_json::to_value(People::new("leading", "leading", "leads", Vec::new())).unwrap();

@@ -154,6 +154,23 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_other_text_is_taken_for_ours(text in "[ -~]{0,80}", end in "(\\.|:[0-9]{0,6}|@|/|#|\\?|\\[|\\])?.{0,10}") {
+            for host in [text.clone(), format!("postgres-1{text}"), format!("localhost{end}"), format!("10.0.0.7{end}")] {
+                if allowed().allows(&host) {
+                    let name = host_of(&host).unwrap();
+                    proptest::prop_assert!(is_address(&name) || allowed().names.contains(&name), "{}", host);
+                    // Nothing stands before the host, and only a port behind it.
+                    let rest = host.to_ascii_lowercase();
+                    let rest = rest.strip_prefix(name.as_str()).unwrap().trim_start_matches('.');
+                    let is_port = rest.strip_prefix(':').is_some_and(|port| port.chars().all(|c| c.is_ascii_digit()));
+                    proptest::prop_assert!(rest.is_empty() || is_port, "{}", host);
+                }
+            }
+        }
+    }
+
     #[test]
     fn only_pages_of_the_same_origin_may_read() {
         let asked = |host: &str, origin: Option<&str>, site: Option<&str>| {

@@ -9,9 +9,11 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const state = { view: null, at: 0, told: "", polling: null, width: 0, said: {} };
 
 function take(text) {
-  state.view = JSON.parse(text);
-  state.at = performance.now();
-  state.told = new Date().toTimeString().slice(0, 8);
+  const told = JSON.parse(text);
+  state.view = told.view;
+  // A member that looks no more may still answer: what it tells is as old as its last look.
+  state.at = performance.now() - told.age_ms;
+  state.told = new Date(Date.now() - told.age_ms).toTimeString().slice(0, 8);
   announce(state.view);
   draw();
 }
@@ -21,7 +23,7 @@ function draw() {
   const silent = since > (state.polling ? SILENT_POLLING_MS : SILENT_MS);
   const { view } = state;
   document.body.className = view ? (silent ? "silent" : "live") : "waiting";
-  patch(byId("silence"), silent ? [silence(view, since, state)] : []);
+  patch(byId("silence"), silent ? [silence(view, state.told)] : []);
   if (!view) return;
   document.title = (silent ? "? " : view.could_fail_over.yes ? "" : "! ") + view.cluster + " – pgbaton";
   patch(byId("title"), [view.cluster]);
@@ -60,7 +62,7 @@ function announce(view) {
 
 function follow() {
   if (!window.EventSource) return poll();
-  const stream = new EventSource("/events");
+  const stream = new EventSource("events");
   stream.onmessage = (event) => {
     stopPolling();
     take(event.data);
@@ -77,7 +79,7 @@ function poll() {
   if (state.polling) return;
   const ask = async () => {
     try {
-      const answer = await fetch("/cluster", { cache: "no-store", signal: AbortSignal.timeout(POLL_MS) });
+      const answer = await fetch("cluster", { cache: "no-store", signal: AbortSignal.timeout(POLL_MS) });
       if (answer.ok && state.polling) take(await answer.text());
     } catch {
       // Silence shows by itself.

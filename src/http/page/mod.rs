@@ -62,7 +62,7 @@ fn assembled() -> &'static Assembled {
         let runbook = format!(
             "<!DOCTYPE html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, \
              initial-scale=1\"><title>pgbaton runbook</title><link rel=\"icon\" href=\"data:,\"><style>{STYLE}</style></head><body \
-             class=\"runbook\"><main><p><a href=\"/\">Back to the cluster</a></p>{}</main></body></html>",
+             class=\"runbook\"><main><p><a href=\"./\">Back to the cluster</a></p>{}</main></body></html>",
             runbook::body()
         );
         Assembled {
@@ -108,7 +108,7 @@ pub async fn cluster(State(served): State<Served>, headers: HeaderMap) -> Respon
         return refusal;
     }
     let kind = HeaderValue::from_static("application/json");
-    let json = served.cluster.borrow().json();
+    let json = served.cluster.borrow().told();
     let headers = [
         (CONTENT_TYPE, kind),
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),

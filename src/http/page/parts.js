@@ -4,7 +4,7 @@ function part(id, title, ...children) {
   return h("section", { id, "aria-labelledby": id + "-title" }, h("h2", { id: id + "-title" }, title), ...children);
 }
 
-const see = (heading, words) => h("a", { href: "/runbook#" + heading }, words || "Runbook");
+const see = (heading, words) => h("a", { href: "runbook#" + heading }, words || "Runbook");
 
 // "Could I fail over now, to whom, in how long, and if not, why."
 function verdict(view, since, silent) {
@@ -95,7 +95,7 @@ function members(view, since) {
     const state = m.error ? "no answer: " + m.error : m.why ? m.why.text : m.phase || m.server || "not known";
     const cells = [
       [link, m.serves ? h("span", { class: "tag" }, "this page") : "", m.holds_lease ? h("span", { class: "tag" }, "Lease") : ""],
-      (old && !m.serves ? "was " : "") + m.role,
+      roleNow(m, old),
       COUNTS[m.sync],
       m.role === "primary" ? "–" : m.follows ? m.follows + (m.streams ? "" : ", not streaming") : "nobody",
       m.timeline === null ? "?" : m.timeline,
@@ -159,16 +159,15 @@ function settings(view) {
   );
 }
 
-// The member that serves this page says nothing: what is seen is old, and others can be asked.
-function silence(view, since, lost) {
+// The member that serves this page says nothing: what is seen is old, and others can be asked. No age in it: it is read out at each change.
+function silence(view, told) {
   if (!view) return h("div", { class: "silence" }, h("p", {}, h("b", {}, "This member does not answer yet."), " Trying again."));
   const others = view.members.filter((m) => !m.serves && m.endpoint);
   const link = (m, i) => [i ? ", " : "", h("a", { href: location.protocol + "//" + m.endpoint + "/" }, m.member)];
-  const told = lost.told;
   return h(
     "div",
     { class: "silence" },
-    h("p", {}, h("b", {}, view.member + ", which serves this page, does not answer."), " Everything below is as it was told at " + told + ", " + span(since) + " ago."),
+    h("p", {}, h("b", {}, view.member + ", which serves this page, does not answer."), " Everything below is as it was told at " + told + "."),
     others.length ? h("p", {}, "The other members’ pages: ", others.map(link), ". Or, from where kubectl works: ", h("code", {}, "kubectl -n " + view.namespace + " port-forward pod/" + others[0].member + "-0 8008")) : null
   );
 }

@@ -117,7 +117,7 @@ async fn tell(
                     continue;
                 }
                 last = Some((Instant::now(), page.news()));
-                event(&page.json())
+                event(&page.told())
             }
             () = sleep(limits.heartbeat) => Bytes::from_static(b": nothing new\n\n"),
         };

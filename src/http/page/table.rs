@@ -38,7 +38,7 @@ pub fn plain(view: &ClusterView) -> String {
         for warning in &view.warnings {
             let _ = write!(
                 html,
-                "<li>{}: {} <a href=\"/runbook#{}\">Runbook</a></li>",
+                "<li>{}: {} <a href=\"runbook#{}\">Runbook</a></li>",
                 escaped(warning.member.as_str()),
                 escaped(&warning.text),
                 escaped(&warning.see)

@@ -15,6 +15,9 @@ function heard(member, since) {
   return (member.serves ? "looked " : "heard ") + span(aged(member.age_ms, since)) + " ago";
 }
 
+// What a member is, or was when it was heard last.
+const roleNow = (member, old) => (old && !member.serves && member.role !== "unknown" ? "was " : "") + member.role;
+
 // For the edge between a standby and whom it follows.
 function tie(member) {
   const counts = { sync: "sync", former: "former sync", async: "async", leads: "", unknown: "" }[member.sync];
@@ -90,7 +93,7 @@ function box(member, at, since, width) {
     h("rect", { class: "frame", width: width, height: BOX.height, rx: 6 }),
     h("rect", { class: "stripe", x: 0, y: 0, width: 6, height: BOX.height, rx: 3 }),
     h("text", { class: "name", x: 18, y: 24 }, member.member),
-    h("text", { class: "role", x: width - 12, y: 24, "text-anchor": "end" }, old && !member.serves ? "was " + member.role : member.role),
+    h("text", { class: "role", x: width - 12, y: 24, "text-anchor": "end" }, roleNow(member, old)),
     h("text", { class: "fact", x: 18, y: 44 }, extra || where),
     h("text", { class: "fact age", x: 18, y: 62 }, (member.error ? "no answer, " : "") + heard(member, since))
   );
