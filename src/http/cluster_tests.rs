@@ -73,7 +73,7 @@ pub(crate) fn example() -> ClusterView {
         history: page.record.unwrap().history,
         warnings: vec![Warning {
             member: "postgres-1".parse().unwrap(),
-            text: "the disk is nearly full".to_owned(),
+            text: "the disk is nearly full: 27 MiB are left".to_owned(),
             see: "volume_full".to_owned(),
         }],
         settings: vec![Setting {
@@ -96,7 +96,7 @@ fn ages_and_positions_are_no_news_and_the_rest_is() {
         &|view| view.members[1].age_ms = Some(700),
         &|view| view.members[1].lsn = Some(Lsn(0x0400_0000)),
         &|view| view.members[0].disk_free = Some(1),
-        &|view| view.warnings[0].text = "the disk is nearly full 2".to_owned(),
+        &|view| view.warnings[0].text = "the disk is nearly full: 9 MiB are left".to_owned(),
     ];
     for change in quiet {
         assert!(!news(change));

@@ -69,8 +69,13 @@ impl AllowedHosts {
 /// Without port, in lower case; none: not a host.
 fn host_of(authority: &str) -> Option<String> {
     let parsed: Authority = authority.parse().ok()?;
+    // A name and a port, nothing before or behind.
+    let port = authority.strip_prefix(parsed.host())?;
+    let is_port = port
+        .strip_prefix(':')
+        .is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
     let host = parsed.host().trim_end_matches('.').to_ascii_lowercase();
-    (!host.is_empty() && !authority.contains('@')).then_some(host)
+    (!host.is_empty() && (port.is_empty() || is_port)).then_some(host)
 }
 
 fn is_address(host: &str) -> bool {

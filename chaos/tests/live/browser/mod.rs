@@ -80,8 +80,8 @@ impl Chromium {
             .request_timeout(BOUND)
             .viewport(None)
             // Nothing but this machine: no proxy, no name is looked up, nothing in the background.
-            .args(["no-proxy-server", "disable-background-networking", "disable-component-update", "disable-gpu"])
-            .arg(("host-resolver-rules", "MAP * ~NOTFOUND"));
+            .args(["no-proxy-server", "disable-component-update", "disable-gpu"])
+            .arg(("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE 127.*"));
         if nix::unistd::geteuid().is_root() {
             // Chromium refuses to run its sandbox as root; what it opens here is this project's own page.
             config = config.no_sandbox();
