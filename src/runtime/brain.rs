@@ -276,9 +276,7 @@ impl Brain {
             Input::Probe(probe) => sight.probe = Some(*probe),
             Input::Peer(member, answer) => sight.note_peer(member, *answer),
             Input::People(member, people) => sight.note_people(member, people.map(|people| *people)),
-            Input::Promised(member, promised) => {
-                sight.promises.insert(member, promised);
-            }
+            Input::Promised(member, promised) => sight.note_promise(member, promised),
             Input::Holder(found) => {
                 if sight.note_holder(found) {
                     // Whether this member's receiver has ended too.

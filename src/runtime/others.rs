@@ -1,7 +1,7 @@
 //! What is known of the other members: their answers, what came instead, and who introduced itself.
 
 use super::sight::Sight;
-use crate::core::observe::PeerReport;
+use crate::core::observe::{PeerReport, Promised};
 use crate::core::record::Evidence;
 use crate::core::types::{Address, MemberName, Term};
 use crate::peers::{NOT_AUTHENTIC, People};
@@ -23,6 +23,11 @@ impl Sight {
             }
         }
         self.note_strangers();
+    }
+
+    /// Takes in a promise; only the newest of each member counts.
+    pub(super) fn note_promise(&mut self, member: MemberName, promised: Promised) {
+        self.promises.insert(member, promised);
     }
 
     /// Takes in what a member that has just answered says for people; none: its version says nothing.

@@ -230,15 +230,15 @@ async fn pictures_for_the_docs() {
         assert!(picture.len() < MOST, "{name}: {} bytes", picture.len());
         std::fs::write(directory.join(name), picture).unwrap();
     };
-    save("page-light.png", LIGHT).await;
-    save("page-dark.png", DARK).await;
-    save("page-narrow.png", NARROW).await;
+    save("page-light.webp", LIGHT).await;
+    save("page-dark.webp", DARK).await;
+    save("page-narrow.webp", NARROW).await;
     live.away(&member).await;
     tab.until("#silence", "the silence is told", |text| {
         text.contains("does not answer")
     })
     .await;
-    save("page-silent.png", LIGHT).await;
+    save("page-silent.webp", LIGHT).await;
     drop(tab);
     chromium.end().await;
     live.end().await;

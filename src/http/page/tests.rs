@@ -287,7 +287,7 @@ async fn changes_come_no_faster_than_allowed() {
     let mut buffer = [0; 16 * 1024];
     while began.elapsed() < 5 * gap {
         publish(&server, |view| {
-            view.cluster = format!("number {:?}", began.elapsed())
+            view.cluster = format!("number {:?}", began.elapsed());
         });
         if let Ok(count) = timeout(Duration::from_millis(5), stream.read(&mut buffer)).await {
             pages += String::from_utf8_lossy(&buffer[..count.unwrap()])
@@ -346,7 +346,7 @@ async fn whoever_reads_nothing_is_cut_off() {
     while slow.peer_addr().is_ok() {
         number += 1;
         publish(&server, |view| {
-            view.cluster = format!("{number} {}", "x".repeat(100_000))
+            view.cluster = format!("{number} {}", "x".repeat(100_000));
         });
         tokio::time::sleep(Duration::from_millis(5)).await;
         let broken = slow.write_all(b"x").await.is_err();

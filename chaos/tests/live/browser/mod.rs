@@ -214,10 +214,11 @@ impl Tab {
         axe::serious(self).await
     }
 
-    /// The whole page as PNG.
+    /// The whole page as WebP.
     pub async fn picture(&self) -> Vec<u8> {
         let params = ScreenshotParams::builder()
-            .format(CaptureScreenshotFormat::Png)
+            .format(CaptureScreenshotFormat::Webp)
+            .quality(85)
             .full_page(true);
         self.page.screenshot(params.build()).await.unwrap()
     }
