@@ -147,6 +147,12 @@ async fn outlives_its_member(live: &Live, chromium: &Chromium, tab: &Tab, member
         "alert"
     );
     assert_eq!(tab.text("#verdict h2").await, "Could fail over, when last known");
+    // Nothing is said of a Lease that goes on without this page.
+    let lease = tab.text("#lease").await;
+    assert!(
+        lease.contains("not known here") && !lease.contains("runs out"),
+        "{lease}"
+    );
     tab.until("#members tr.old th", "all facts look old", |text| {
         text.matches("postgres-").count() == 3
     })

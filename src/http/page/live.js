@@ -31,7 +31,7 @@ function draw() {
   const drawing = h("div", { id: "drawing" }, topology(view, since, drawingWidth()));
   patch(byId("page"), [
     h("div", { class: "row" }, verdict(view, since, silent), lease(view, since, silent)),
-    warnings(view) || h("p", { class: "all-well quiet" }, "No warnings."),
+    warnings(view) || h("p", { class: "all-well quiet" }, silent ? "No warnings when this was told." : "No warnings."),
     h("div", { class: "row" }, part("topology", "Who follows whom", drawing), facts(view)),
     members(view, since),
     terms(view),

@@ -32,9 +32,10 @@ function lease(view, since, silent) {
   const age = aged(told.age_ms, since);
   const left = age === null ? null : told.duration_ms - age;
   const words = [];
+  if (silent) return part("lease", "Lease", h("p", {}, holder ? [h("b", {}, holder), " held it, term " + view.term + ", when this was told"] : "Nobody held it when this was told", ". What became of it is not known here."));
   if (!holder) words.push("Nobody holds it.");
   else if (left > 0) words.push(h("b", {}, holder), " holds it, term " + view.term + ".");
-  else words.push(h("b", {}, holder), " held it and has not renewed it.");
+  else words.push(h("b", {}, holder), " held it and has not renewed it, as far as " + view.member + " sees.");
   const holding = view.members.find((m) => m.member === holder);
   const permit = holding && holding.permit_left_ms !== null ? Math.max(0, holding.permit_left_ms - since) : null;
   const running = left !== null && holder;
@@ -45,8 +46,7 @@ function lease(view, since, silent) {
     running && bar("Lease", left, told.duration_ms, "Renewed " + span(age) + " ago; " + (left > 0 ? "runs out in " + span(left) : "ran out " + span(-left) + " ago")),
     permit !== null && bar("Permit", permit, told.duration_ms * 0.8, "Permit to write: " + span(permit) + " left"),
     told.contact_age_ms !== null && h("p", { class: "quiet" }, "The API server answered " + view.member + " " + span(aged(told.contact_age_ms, since)) + " ago."),
-    told.contact_age_ms === null && h("p", { class: "quiet" }, "The API server has not answered " + view.member + " yet."),
-    silent && h("p", { class: "quiet" }, "As last told.")
+    told.contact_age_ms === null && h("p", { class: "quiet" }, "The API server has not answered " + view.member + " yet.")
   );
 }
 

@@ -16,7 +16,7 @@ function heard(member, since) {
 }
 
 // What a member is, or was when it was heard last.
-const roleNow = (member, old) => (old && !member.serves && member.role !== "unknown" ? "was " : "") + member.role;
+const roleNow = (member, old) => (old && member.role !== "unknown" ? "was " : "") + member.role;
 
 // For the edge between a standby and whom it follows.
 function tie(member) {
