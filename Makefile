@@ -20,7 +20,7 @@ JSON ?=
 DEMO_FLAGS = --members $(MEMBERS) --durability $(DURABILITY) --repeat $(REPEAT) --clients $(CLIENTS) --subnet $(SUBNET) \
 	--data $(DATA) $(if $(BACKLOG),--backlog $(BACKLOG)) $(foreach fault,$(FAULT),--fault $(fault)) $(if $(KEEP),--keep) $(if $(JSON),--json)
 
-.PHONY: help setup prometheus monitoring-record monitoring-evidence build demo faults test model outages bench calm evidence soak soak-cluster simulate planted lint deny clean image cluster cluster-down cluster-smoke chaos-all bench-cluster
+.PHONY: help setup prometheus monitoring-record monitoring-evidence build demo faults test screenshots model outages bench calm evidence soak soak-cluster simulate planted mutants lint deny clean image cluster cluster-down cluster-smoke chaos-all bench-cluster
 
 help: ## Show this list
 	@echo "Targets:"
@@ -47,8 +47,13 @@ faults: build ## List what the demo can do to the cluster
 	@$(RELEASE)/pgbaton-chaos faults
 
 # cargo builds and places the binaries for the tests itself; `build` before it would compile much twice, for tests ask tokio for its paused clock.
-test: setup prometheus ## Run all tests (some fifteen minutes: every fault on real clusters is among them)
+test: setup prometheus ## Run all tests (some twenty minutes: every fault on real clusters is among them)
+	@scripts/setup.sh browser
 	$(CARGO) test --release --locked --workspace --no-fail-fast
+
+screenshots: setup ## Make the pictures of the live page in docs/images anew
+	@scripts/setup.sh browser
+	$(CARGO) test --release --locked --workspace --bins --test live -- --ignored --exact page::pictures_for_the_docs
 
 model: setup ## Model checking and exploration with the larger bounds of docs/safety.md (some twenty minutes)
 	$(CARGO) test --release --locked -p pgbaton --test model -- --include-ignored --nocapture --test-threads=1
@@ -103,6 +108,9 @@ chaos-all: build ## Run all scenarios on a real Kubernetes, for docs/evidence/ch
 
 bench-cluster: build ## Measure outages on a real Kubernetes beside the goals, for docs/evidence/bench-cluster.md (goes on where it was)
 	@chaos/cluster/all.sh --bench $(RELEASE)
+
+mutants: setup ## Change the core in small ways and see whether a test notices, for docs/evidence/mutants.jsonl (hours; goes on where it was)
+	@scripts/mutants.sh
 
 lint: ## Check format, lints and dependencies
 	$(CARGO) fmt --all --check

@@ -4,8 +4,13 @@
 # Does nothing when nothing is missing. Debian's own database cluster is not created, and nothing that runs is stopped.
 #   scripts/setup.sh              everything above
 #   scripts/setup.sh cargo-deny   the checker of `make lint`
+<<<<<<< HEAD
 #   scripts/setup.sh prometheus   Prometheus and promtool, for the tests of metrics, rules and dashboard; prints the directory that has both
+=======
+#   scripts/setup.sh browser      what the live page is tested with: Chromium, and axe-core (into target/, checked against its hash)
+>>>>>>> page
 set -Eeuo pipefail
+cd "$(dirname "$0")/.."
 
 say() { printf '%s\n' "$*" >&2; }
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -82,6 +87,31 @@ have_postgresql() {
     return 1
 }
 
+missing_for_browser() {
+    [ -n "${PGBATON_CHROMIUM:-}" ] || have chromium || echo chromium
+    have npm || echo npm
+}
+
+# It judges how accessible a page is. Its licence (MPL-2.0) lets it be used here; it is not handed on.
+axe=axe-core@4.14.1
+axe_sha512=1477dafa598d8d065f273d6af302aa203c02e83131707b7fa648cd41bd3d6b734f8c22a0dab86ee6a6f64b8afbe804b214d36db85a2826965edfb3a0b9d546b5
+fetch_axe() {
+    local to=target/axe-core tmp
+    if [ -f "$to/$axe_sha512" ]; then return; fi
+    say "fetching $axe (once)"
+    tmp=$(mktemp -d)
+    npm pack --silent --pack-destination "$tmp" "$axe" >/dev/null
+    if ! echo "$axe_sha512  $(echo "$tmp"/axe-core-*.tgz)" | sha512sum --check --status; then
+        say "error: what the registry gave for $axe is not what was pinned here: nothing was installed"
+        rm -rf "$tmp"
+        exit 1
+    fi
+    rm -rf "$to" && mkdir -p "$to"
+    tar -xzf "$tmp"/axe-core-*.tgz -C "$to" --strip-components=1 package/axe.min.js package/LICENSE
+    touch "$to/$axe_sha512"
+    rm -rf "$tmp"
+}
+
 missing_packages() {
     [ -n "${PGBATON_BINDIR:-}" ] || have_postgresql || echo postgresql
     { have unshare && have nsenter && have setpriv; } || echo util-linux
@@ -145,8 +175,13 @@ if [ -n "${PGBATON_BINDIR:-}" ] && [ -n "$(lacks "$PGBATON_BINDIR")" ]; then
     exit 1
 fi
 
-mapfile -t packages < <(missing_packages | tr ' ' '\n')
-if [ "${#packages[@]}" -eq 0 ]; then exit 0; fi
+list=missing_packages
+if [ "${1:-}" = browser ]; then list=missing_for_browser; fi
+mapfile -t packages < <("$list" | tr ' ' '\n')
+if [ "${#packages[@]}" -eq 0 ]; then
+    if [ "${1:-}" = browser ]; then fetch_axe; fi
+    exit 0
+fi
 
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then as_root=(sudo -n); fi
@@ -168,3 +203,4 @@ for package in "${packages[@]}"; do
     if [ "$package" = postgresql ]; then forbid_main_cluster; fi
 done
 install "${packages[@]}"
+if [ "${1:-}" = browser ]; then fetch_axe; fi

@@ -1,6 +1,6 @@
 //! Checks of what flags and environment say. Each refusal names the flag, its variable, and what to put there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::core::types::{BadMemberName, MemberName};
 use crate::guard::protocol::SOCKET_NAME;
+use crate::http::page::hosts::NAMES_MAX;
 
 /// Longest name that PostgreSQL keeps, in bytes (NAMEDATALEN - 1); longer ones are cut in silence.
 const POSTGRES_NAME_MAX: usize = 63;
@@ -48,6 +49,28 @@ pub(super) fn server_addresses(text: &str) -> Result<ServerAddresses, String> {
         .map(read)
         .collect::<Result<_, String>>()
         .map(ServerAddresses)
+}
+
+/// Names of hosts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct AllowedHosts(pub(super) BTreeSet<String>);
+
+/// `db.example.com,status.internal`; empty: none.
+pub(super) fn allowed_hosts(text: &str) -> Result<AllowedHosts, String> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let names: BTreeSet<String> = parts.map(str::to_ascii_lowercase).collect();
+    if names.len() > NAMES_MAX {
+        return Err(format!("{} hosts are too many: at most {NAMES_MAX}", names.len()));
+    }
+    for host in &names {
+        let good = name("", host, NameKind::Subdomain).is_ok();
+        if !good {
+            return Err(format!(
+                "'{host}' is not the name of a host: expected names without scheme and port, as in db.example.com,status.internal"
+            ));
+        }
+    }
+    Ok(AllowedHosts(names))
 }
 
 /// A name of an object or a namespace. `setting` is the flag with its variable.

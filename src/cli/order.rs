@@ -252,12 +252,7 @@ impl<W: Write> Following<'_, W> {
         }
         let mut lines = Vec::new();
         if let Ok(record) = &seen.record {
-            lines.extend(
-                record
-                    .step
-                    .as_ref()
-                    .map(|step| format!("  in progress: {}", words::step(step))),
-            );
+            lines.extend(record.step.as_ref().map(|step| format!("  in progress: {step}")));
             if let Some(primary) = record.primary.as_ref().filter(|_| record.term > self.before.term) {
                 lines.push(format!(
                     "  term {}: the primary is {}",

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::End;
-use super::checks::{self, NameKind, ServerAddresses};
+use super::checks::{self, AllowedHosts, NameKind, ServerAddresses};
 use super::install;
 use super::logging::{self, LogFormat};
 use super::refused;
@@ -69,6 +69,9 @@ pub struct Args {
     /// Where status, metrics and peers are served
     #[arg(long, env = "PGBATON_LISTEN", default_value = "0.0.0.0:8008")]
     listen: SocketAddr,
+    /// Further names under which browsers and scrapers may ask for status, page and metrics: db.example.com,status.internal
+    #[arg(long, env = "PGBATON_ALLOWED_HOSTS", default_value = "", value_parser = checks::allowed_hosts)]
+    allowed_hosts: AllowedHosts,
     /// Where the local server listens
     #[arg(long, env = "PGBATON_POSTGRES_HOST", default_value = "127.0.0.1")]
     postgres_host: String,
@@ -235,6 +238,7 @@ impl Args {
             lease: self.lease,
             service: self.service,
             listen: self.listen,
+            allowed_hosts: self.allowed_hosts.0,
             run_dir: self.run_dir,
             // Set and empty is not set, as for kubectl.
             kubeconfig: self.kubeconfig.filter(|path| !path.as_os_str().is_empty()),

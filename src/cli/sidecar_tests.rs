@@ -5,7 +5,7 @@ use clap::{CommandFactory as _, Parser as _};
 use super::*;
 use crate::cli::{Cli, Command, checks};
 
-const GOOD: [(&str, &str); 35] = [
+const GOOD: [(&str, &str); 36] = [
     ("install", ""),
     ("member", "postgres-1"),
     ("namespace", "default"),
@@ -14,6 +14,7 @@ const GOOD: [(&str, &str); 35] = [
     ("lease", "postgres"),
     ("service", "postgres"),
     ("listen", "127.0.0.11:8008"),
+    ("allowed-hosts", "DB.example.com, status.internal"),
     ("postgres-host", "127.0.0.11"),
     ("postgres-port", "5432"),
     ("run-dir", "/pgbaton"),
@@ -70,6 +71,8 @@ fn good_settings_are_taken() {
         "postgres-1_0e6c5f0a-7d0b-4a3e-9a2e-1f7f0a3f5a11"
     );
     assert_eq!(settings.kubeconfig, None, "set and empty is not set");
+    let hosts: Vec<_> = settings.allowed_hosts.iter().map(String::as_str).collect();
+    assert_eq!(hosts, ["db.example.com", "status.internal"]);
     for good in [
         &[("pod-ip", Some("fd00::5")), ("listen", Some("[::]:8008"))][..],
         &[("pod-ip", Some("10.1.2.3")), ("listen", Some("0.0.0.0:8008"))],
@@ -124,6 +127,9 @@ listen | 8008 | PGBATON_LISTEN | Where status
 listen | localhost:8008 | PGBATON_LISTEN | Where status
 listen | 0.0.0.0:0 | PGBATON_LISTEN | as in 0.0.0.0:8008
 listen | 0.0.0.0:5432 | PGBATON_LISTEN | another one
+allowed-hosts | http://db.example.com | PGBATON_ALLOWED_HOSTS | without scheme and port
+allowed-hosts | db.example.com:8008 | PGBATON_ALLOWED_HOSTS | without scheme and port
+allowed-hosts | * | PGBATON_ALLOWED_HOSTS | as in db.example.com
 postgres-host |  | PGBATON_POSTGRES_HOST | as in 127.0.0.1
 postgres-host | a host | PGBATON_POSTGRES_HOST | as in 127.0.0.1
 postgres-host | 0.0.0.0 | PGBATON_POSTGRES_HOST | as in 127.0.0.1

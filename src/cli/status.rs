@@ -135,7 +135,7 @@ fn record_part(text: &mut String, name: &str, seen: &LeaseSeen, record: &Record)
         line(text, format_args!("paused: no takeover until 'pgbaton resume'"));
     }
     if let Some(step) = &record.step {
-        line(text, format_args!("in progress: {}", words::step(step)));
+        line(text, format_args!("in progress: {step}"));
     }
 }
 

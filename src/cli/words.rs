@@ -6,7 +6,6 @@ use jiff::Timestamp;
 
 use super::access::Cluster;
 use crate::core::orders::OrderNote;
-use crate::core::record::Step;
 use crate::core::report::CouldFailOver;
 
 /// `0.4 s`, `42 s`, `3 min`, `2 h`, `5 d`.
@@ -64,17 +63,6 @@ pub(super) fn could_fail_over(answer: &CouldFailOver) -> String {
         .about_ms
         .map(|ms| format!(", about {}", duration(Duration::from_millis(ms))));
     format!("yes{}{}", to.unwrap_or_default(), about.unwrap_or_default())
-}
-
-/// A step in progress.
-pub(super) fn step(step: &Step) -> String {
-    match step {
-        Step::Initialising { by } => format!("initialising (pod {by})"),
-        Step::Adopting { by } => format!("adopting in place (pod {by})"),
-        Step::Handover { from, to, why, .. } => format!("handover from {from} to {to}: {why}"),
-        Step::Promoting { member } => format!("promoting {member}"),
-        Step::Restarting { member } => format!("restarting {member} in place"),
-    }
 }
 
 /// `switchover to postgres-2`.

@@ -2,6 +2,7 @@
 //! is one compare-and-swap.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -140,6 +141,18 @@ pub enum Step {
         /// Who.
         member: MemberName,
     },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Initialising { by } => write!(f, "initialising (pod {by})"),
+            Self::Adopting { by } => write!(f, "adopting in place (pod {by})"),
+            Self::Handover { from, to, why, .. } => write!(f, "handover from {from} to {to}: {why}"),
+            Self::Promoting { member } => write!(f, "promoting {member}"),
+            Self::Restarting { member } => write!(f, "restarting {member} in place"),
+        }
+    }
 }
 
 /// Where the primary was found with no process left, swapped in by that server itself after it gave up its permit.

@@ -14,13 +14,22 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::SndBuf;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt as _;
 
+<<<<<<< HEAD
 use super::exposition;
+=======
+use super::cluster::Feed;
+>>>>>>> page
 use super::health::Pulse;
+use super::page::hosts::{AllowedHosts, known_host};
+use super::page::stream::{HangUp, Streams};
+use super::page::{self, guarded};
 use super::status::StatusPage;
 
 /// Connections at once; more wait in the kernel's queue.
@@ -35,6 +44,8 @@ const CONNECTION_LIFE: (Duration, Duration) = (Duration::from_secs(600), Duratio
 const MAX_HEAD: usize = 16 * 1024;
 /// Longest body of a request, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
+/// What the kernel keeps for somebody who does not read, in bytes.
+const SEND_BUFFER: usize = 64 * 1024;
 /// How long to wait after a failed accept (no file descriptors): else the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -54,6 +65,12 @@ pub struct Served {
     pub registry: Arc<Registry>,
     /// Answers peers.
     pub peer: PeerHandler,
+    /// The cluster, for the live page.
+    pub cluster: watch::Receiver<Arc<Feed>>,
+    /// Who watches it.
+    pub streams: Streams,
+    /// The names that this endpoint goes by.
+    pub hosts: Arc<AllowedHosts>,
 }
 
 impl std::fmt::Debug for Served {
@@ -99,9 +116,16 @@ pub async fn serve(listener: TcpListener, served: Served, shutdown: impl Future<
 async fn connection(stream: TcpStream, routes: Router) {
     // A peer's answer must not wait for the delayed acknowledgement; without the option it is only slower.
     let _ = stream.set_nodelay(true);
-    let service = TowerToHyperService::new(
-        routes.map_request(|request: http::Request<hyper::body::Incoming>| request.map(Body::new)),
-    );
+    // Without this option a slow reader costs more memory, no more.
+    let _ = setsockopt(&stream, SndBuf, &SEND_BUFFER);
+    let hang_up = HangUp::default();
+    let of_this = hang_up.clone();
+    let service = TowerToHyperService::new(routes.map_request(
+        move |mut request: http::Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(of_this.clone());
+            request.map(Body::new)
+        },
+    ));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -111,6 +135,7 @@ async fn connection(stream: TcpStream, routes: Router) {
     let (life, grace) = CONNECTION_LIFE;
     let ended = tokio::select! {
         ended = &mut connection => Some(ended),
+        () = hang_up.0.notified() => return,
         () = tokio::time::sleep(life) => None,
     };
     let ended = match ended {
@@ -129,14 +154,25 @@ async fn connection(stream: TcpStream, routes: Router) {
 }
 
 fn router(served: Served) -> Router {
-    Router::new()
+    let hosts = served.hosts.clone();
+    // What a person's browser may be made to read by a page from elsewhere.
+    let read = Router::new()
+        .route("/", get(page::index))
+        .route("/cluster", get(page::cluster))
+        .route("/events", get(page::events))
+        .route("/runbook", get(page::runbook_page))
         .route("/status", get(status))
+        .route("/metrics", get(metrics))
+        .layer(axum::middleware::from_fn_with_state(hosts, known_host));
+    // Probes and peers come with whatever Host; the ones learn a word, the others must be authentic.
+    Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
         .route("/peer", post(peer))
+        .merge(read)
         .with_state(served)
         .layer(axum::middleware::from_fn(bounded))
+        .layer(axum::middleware::from_fn(guarded))
 }
 
 async fn bounded(request: Request, next: axum::middleware::Next) -> Result<Response, Infallible> {
@@ -196,4 +232,4 @@ async fn peer(State(served): State<Served>, request: Request) -> Response {
 
 #[cfg(test)]
 #[path = "server_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -5,11 +5,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::http::cluster::tests::example as cluster_example;
 use crate::http::metrics::Metrics;
+use crate::http::page::stream::Limits;
 use crate::http::status::tests::example;
 
-struct Running {
-    address: std::net::SocketAddr,
+pub(crate) struct Running {
+    pub address: std::net::SocketAddr,
+    pub cluster: watch::Sender<Arc<Feed>>,
     status: watch::Sender<Arc<StatusPage>>,
     metrics: Metrics,
     pulse: Pulse,
@@ -17,9 +20,15 @@ struct Running {
 }
 
 async fn start() -> Running {
+    start_with(Limits::USUAL).await
+}
+
+/// A server that goes by postgres-1 in the namespace default, and by db.example.com.
+pub(crate) async fn start_with(limits: Limits) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (status, receiver) = watch::channel(Arc::new(example()));
+    let (cluster, shown) = watch::channel(Arc::new(Feed::new(cluster_example())));
     let (metrics, registry) = Metrics::new();
     let pulse = Pulse::start();
     let (end, ended) = oneshot::channel::<()>();
@@ -36,12 +45,21 @@ async fn start() -> Running {
                 (StatusCode::ACCEPTED, answer, body)
             })
         }),
+        cluster: shown,
+        streams: Streams::new(limits),
+        hosts: Arc::new(AllowedHosts::new(
+            "postgres-1",
+            "postgres",
+            "default",
+            &["db.example.com".to_owned()].into(),
+        )),
     };
     tokio::spawn(serve(listener, served, async {
         let _ = ended.await;
     }));
     Running {
         address,
+        cluster,
         status,
         metrics,
         pulse,
@@ -51,7 +69,7 @@ async fn start() -> Running {
 
 impl Running {
     /// Sends `request` and reads until the server closes.
-    async fn raw(&self, request: &str) -> String {
+    pub(crate) async fn raw(&self, request: &str) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         // The server may answer and close before all is sent.
         let _ = stream.write_all(request.as_bytes()).await;
@@ -60,10 +78,10 @@ impl Running {
         String::from_utf8_lossy(&answer).into_owned()
     }
 
-    async fn get(&self, path: &str) -> (u16, String, String) {
+    pub(crate) async fn get(&self, path: &str) -> (u16, String, String) {
         let answer = self
             .raw(&format!(
-                "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+                "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
             ))
             .await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -140,7 +158,7 @@ async fn metrics_follow_the_page() {
 async fn peers_are_answered_by_their_handler() {
     let server = start().await;
     let answer = server
-        .raw("POST /peer HTTP/1.1\r\nhost: x\r\nx-mac: abc\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello")
+        .raw("POST /peer HTTP/1.1\r\nhost: localhost\r\nx-mac: abc\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello")
         .await;
     assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
     assert!(
@@ -155,7 +173,7 @@ async fn nothing_can_be_changed_and_nothing_large_comes_in() {
     for path in ["/status", "/healthz", "/metrics"] {
         let answer = server
             .raw(&format!(
-                "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+                "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
             ))
             .await;
         assert!(answer.starts_with("HTTP/1.1 405 "), "{path}: {answer}");
@@ -165,12 +183,15 @@ async fn nothing_can_be_changed_and_nothing_large_comes_in() {
     let body = "x".repeat(MAX_BODY + 1);
     let answer = server
         .raw(&format!(
-            "POST /peer HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            "POST /peer HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         ))
         .await;
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
-    let head = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "x".repeat(2 * MAX_HEAD));
+    let head = format!(
+        "GET /{} HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        "x".repeat(2 * MAX_HEAD)
+    );
     let answer = server.raw(&head).await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
 }

@@ -7,10 +7,12 @@
 
 mod client;
 mod keys;
+mod people;
 mod wire;
 
 pub use client::{Asker, Told, random};
 pub use keys::Keys;
+pub use people::{People, Said};
 pub use wire::{
     Answer, BadPeerMessage, Heartbeat, Key, MAC_HEADER, MESSAGE_MAX, NOT_AUTHENTIC, PEERS_VERSION, Question,
 };

@@ -59,6 +59,9 @@ pub struct Answer {
     /// To be repeated in the next heartbeat.
     #[serde(default)]
     pub challenge: String,
+    /// A `People`, kept apart from the report: nothing is decided by it, and whatever stands in it, the rest of the answer is read.
+    #[serde(default)]
+    pub people: Option<serde_json::Value>,
 }
 
 /// What a refusal says, here and in the answer of a peer.
@@ -276,6 +279,7 @@ mod tests {
             report,
             promise: None,
             challenge: String::new(),
+            people: Some(serde_json::json!({ "of a later version": [1] })),
         };
         let body = serde_json::to_vec(&answer).unwrap();
         let mac = key.sign_answer("n1", &body);

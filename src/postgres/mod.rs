@@ -13,4 +13,5 @@ pub mod source;
 mod sql;
 
 pub use probe::{Health, Prober};
+pub(crate) use scram::base64;
 pub use session::{Credentials, PgError, ServerAt, Session};

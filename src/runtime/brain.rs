@@ -29,7 +29,7 @@ use crate::core::state::State;
 use crate::core::types::{Address, MemberName, Millis, Term};
 use crate::guard::protocol::Status;
 use crate::lease::{self, LiveClock, boottime};
-use crate::peers::Told;
+use crate::peers::{People, Told};
 
 /// Inputs that may wait to be taken in.
 pub const INPUTS_MAX: usize = 256;
@@ -52,6 +52,8 @@ pub enum Input {
     Probe(Box<Evidence<Probe>>),
     /// A peer's answer.
     Peer(MemberName, Box<Result<Evidence<PeerReport>, String>>),
+    /// What a peer's answer says for people, before the answer itself.
+    People(MemberName, Option<Box<People>>),
     /// A member's promise, in answer to a heartbeat.
     Promised(MemberName, Promised),
     /// What was found at the door of the Lease's holder.
@@ -273,9 +275,8 @@ impl Brain {
             }
             Input::Probe(probe) => sight.probe = Some(*probe),
             Input::Peer(member, answer) => sight.note_peer(member, *answer),
-            Input::Promised(member, promised) => {
-                sight.promises.insert(member, promised);
-            }
+            Input::People(member, people) => sight.note_people(member, people.map(|people| *people)),
+            Input::Promised(member, promised) => sight.note_promise(member, promised),
             Input::Holder(found) => {
                 if sight.note_holder(found) {
                     // Whether this member's receiver has ended too.

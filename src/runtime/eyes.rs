@@ -14,7 +14,7 @@ use crate::core::observe::Promised;
 use crate::core::record::Evidence;
 use crate::core::types::MemberName;
 use crate::lease::{LiveClock, boottime};
-use crate::peers::Asker;
+use crate::peers::{Asker, People};
 use crate::postgres::{Health, Prober};
 
 /// Longest time for a look: what takes longer is hung.
@@ -91,7 +91,14 @@ pub async fn ask(
                     };
                     send(&inputs, Input::Promised(member.clone(), promised)).await;
                 }
-                let value = answer.map(|answer| answer.report);
+                let mut people = None;
+                let value = answer.map(|answer| {
+                    people = Some(answer.people.and_then(People::read).map(Box::new));
+                    answer.report
+                });
+                if let Some(people) = people {
+                    send(&inputs, Input::People(member.clone(), people)).await;
+                }
                 let input = value.map(|value| Evidence { value, asked_at });
                 send(&inputs, Input::Peer(member.clone(), Box::new(input))).await;
                 member

@@ -61,6 +61,7 @@ pub(crate) fn settings(number: u8) -> SidecarSettings {
         lease: "postgres".into(),
         service: "postgres".into(),
         listen: SocketAddr::from(([127, 0, 0, 10 + number], 8008)),
+        allowed_hosts: [].into(),
         run_dir: PathBuf::from("/pgbaton"),
         kubeconfig: None,
         server: ServerAt {

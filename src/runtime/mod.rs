@@ -3,6 +3,7 @@
 pub mod brain;
 mod chores;
 mod clocks;
+mod cluster;
 mod convert;
 mod drift;
 mod effects;
@@ -29,6 +30,7 @@ mod steering;
 mod survey;
 mod tally;
 pub mod unguarded;
+mod warnings;
 mod words;
 #[cfg(test)]
 mod write_back_tests;
@@ -53,6 +55,8 @@ use crate::core::observe::PeerReport;
 use crate::core::types::Millis;
 use crate::http::health::Pulse;
 use crate::http::metrics::Metrics;
+use crate::http::page::hosts::AllowedHosts;
+use crate::http::page::stream::{Limits, Streams};
 use crate::http::server::{PeerAnswer, PeerHandler, Served, serve};
 use crate::kubernetes::counted::counted;
 use crate::kubernetes::events::{Events, LeaseReference};
@@ -98,6 +102,8 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
     let (inputs, queue) = mpsc::channel(INPUTS_MAX);
     let pulse = Pulse::start();
     let (page, status) = watch::channel(Arc::new(page::first_page(&settings)));
+    let (cluster_page, cluster_shown) = watch::channel(cluster::first(&settings));
+    let (people, people_told) = watch::channel(None);
     let (report, report_seen) = watch::channel(String::new());
     let (peer_report, told) = watch::channel(Arc::new(first_report(&settings)));
     let (probe_every, probe_pace) = watch::channel(Duration::from_millis(200));
@@ -137,6 +143,7 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
         keys,
         cluster,
         report: told,
+        people: people_told,
         promises: promises.clone(),
         promised_for: settings.core.permit,
         clock: clock.clone(),
@@ -148,6 +155,14 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
         pulse: pulse.clone(),
         registry: Arc::new(registry),
         peer,
+        cluster: cluster_shown,
+        streams: Streams::new(Limits::USUAL),
+        hosts: Arc::new(AllowedHosts::new(
+            settings.core.me.as_str(),
+            &settings.service,
+            &settings.namespace,
+            &settings.allowed_hosts,
+        )),
     };
     tasks.spawn(tick(clock.clone()));
     tasks.spawn(watch_lease(watcher));
@@ -260,6 +275,8 @@ pub async fn run(settings: SidecarSettings) -> anyhow::Result<()> {
         },
         shown: Shown {
             page,
+            cluster: cluster_page,
+            people,
             report,
             metrics,
             pulse,
@@ -326,6 +343,7 @@ struct Answering {
     keys: Keys,
     cluster: String,
     report: watch::Receiver<Arc<PeerReport>>,
+    people: watch::Receiver<Option<serde_json::Value>>,
     promises: promise::Promises,
     promised_for: Millis,
     clock: LiveClock,
@@ -348,6 +366,7 @@ impl Answering {
             keys,
             cluster: cluster.to_owned(),
             report: watch::channel(Arc::new(report)).1,
+            people: watch::channel(None).1,
             promises: promise::Promises::default(),
             promised_for: Millis(8_000),
             clock: LiveClock::system(),
@@ -386,6 +405,7 @@ impl Answering {
             },
             promise,
             challenge: self.promises.challenge(now),
+            people: self.people.borrow().clone(),
         };
         let Ok(body) = serde_json::to_vec(&answer) else {
             return (StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new());

@@ -1,10 +1,10 @@
 //! What is known of the other members: their answers, what came instead, and who introduced itself.
 
 use super::sight::Sight;
-use crate::core::observe::PeerReport;
+use crate::core::observe::{PeerReport, Promised};
 use crate::core::record::Evidence;
 use crate::core::types::{Address, MemberName, Term};
-use crate::peers::NOT_AUTHENTIC;
+use crate::peers::{NOT_AUTHENTIC, People};
 
 /// Source of the warning about members that refuse each other's messages.
 const STRANGERS: &str = "peers";
@@ -23,6 +23,23 @@ impl Sight {
             }
         }
         self.note_strangers();
+    }
+
+    /// Takes in a promise; only the newest of each member counts.
+    pub(super) fn note_promise(&mut self, member: MemberName, promised: Promised) {
+        self.promises.insert(member, promised);
+    }
+
+    /// Takes in what a member that has just answered says for people; none: its version says nothing.
+    pub(super) fn note_people(&mut self, member: MemberName, people: Option<People>) {
+        match people {
+            Some(people) => {
+                self.people.insert(member, people);
+            }
+            None => {
+                self.people.remove(&member);
+            }
+        }
     }
 
     /// Members that refuse each other's messages look as if they were away: said once, and not only in the list of peers.

@@ -9,6 +9,7 @@ use super::forecast::could_fail_over;
 use super::settings::SidecarSettings;
 use super::sight::Sight;
 use super::tally::Tally;
+use super::warnings::warnings;
 use crate::core::decide::Decision;
 use crate::core::history;
 use crate::core::observe::{LeaseView as Lease, Observation, PeerReport, RecordView, ServerView};
@@ -17,6 +18,7 @@ use crate::core::record::{Evidence, Record};
 use crate::core::report::{MemberReport, REPORT_ANNOTATION, Report};
 use crate::core::types::{Lsn, MemberData, Millis};
 use crate::guard::protocol::{DownReason, Server, Status};
+use crate::http::cluster::Feed;
 use crate::http::health::Pulse;
 use crate::http::metrics::Metrics;
 use crate::http::status::{
@@ -24,6 +26,7 @@ use crate::http::status::{
     RightsView, Role, STATUS_VERSION, SettingsView, StatusPage, Why,
 };
 use crate::lease;
+use crate::peers::{People, Said};
 
 /// The page is made at most this often while nothing but time has changed.
 const EVERY: Millis = Millis(250);
@@ -33,6 +36,10 @@ const EVERY: Millis = Millis(250);
 pub struct Shown {
     /// The page.
     pub page: watch::Sender<Arc<StatusPage>>,
+    /// The cluster, for the live page.
+    pub cluster: watch::Sender<Arc<Feed>>,
+    /// What the others' live pages show of this member.
+    pub people: watch::Sender<Option<serde_json::Value>>,
     /// The report that goes with the next swap.
     pub report: watch::Sender<String>,
     /// Gauges.
@@ -65,7 +72,8 @@ impl Shown {
             return;
         }
         self.last = Some((seen.now, key));
-        let page = page(settings, decision, seen, sight, view);
+        let said = warnings(settings, record_of(&seen.lease), sight, view);
+        let page = page(settings, decision, seen, sight, view, &said);
         self.metrics.show(&page);
         self.metrics.show_server(sight.probe.as_ref().map(|p| &p.value));
         let primaries = sight.unguarded.iter().filter(|u| u.what.takes_writes());
@@ -73,6 +81,10 @@ impl Shown {
             .show_unguarded(sight.unguarded.len(), primaries.count());
         self.metrics.show_clocks(sight.clocks.apart_ms());
         self.report.send_replace(report(&page, seen).render());
+        let people = People::new(&page.phase, &page.why.code, &page.why.text, said.clone());
+        self.people.send_replace(serde_json::to_value(people).ok());
+        let cluster = super::cluster::view(settings, &page, seen, sight, said);
+        self.cluster.send_replace(Arc::new(Feed::new(cluster)));
         self.page.send_replace(Arc::new(page));
     }
 }
@@ -118,6 +130,7 @@ fn page(
     seen: &Observation,
     sight: &Sight,
     view: &lease::LeaseView,
+    said: &[Said],
 ) -> StatusPage {
     let record = record_of(&seen.lease);
     let status = sight.status().map(|s| &s.value);
@@ -156,11 +169,11 @@ fn page(
         page.lease.contact_age_ms,
     );
     page.rights = sight.rights.view();
-    page.warnings = warnings(settings, record, sight, view);
+    page.warnings = said.iter().map(|said| said.text.clone()).collect();
     page
 }
 
-fn role_of(status: Option<&Status>) -> Role {
+pub(super) fn role_of(status: Option<&Status>) -> Role {
     let Some(status) = status else {
         return Role::Unknown;
     };
@@ -231,7 +244,7 @@ fn guard_view(status: &Status, now_boot: Millis) -> GuardView {
     }
 }
 
-fn server_words(server: &Server) -> String {
+pub(super) fn server_words(server: &Server) -> String {
     match server {
         Server::Down { reason, .. } => {
             let reason = match reason {
@@ -333,56 +346,6 @@ fn peers(settings: &SidecarSettings, record: Option<&Record>, sight: &Sight, now
             }
         })
         .collect()
-}
-
-fn warnings(
-    settings: &SidecarSettings,
-    record: Option<&Record>,
-    sight: &Sight,
-    view: &lease::LeaseView,
-) -> Vec<String> {
-    let mut warnings: Vec<String> = sight.warnings.values().cloned().collect();
-    warnings.extend(sight.unguarded.iter().map(|server| server.text.clone()));
-    warnings.extend(crate::core::preflight::warnings(&sight.rights.missing));
-    warnings.extend(super::preflight::of_others(sight));
-    if let Some(status) = sight.status()
-        && !status.value.warning.is_empty()
-    {
-        warnings.push(format!("guard: {}", status.value.warning));
-    }
-    if sight.status().is_none() && !sight.guard_trouble.is_empty() {
-        warnings.push(sight.guard_trouble.clone());
-    }
-    if let Some(trouble) = &view.contact.trouble {
-        warnings.push(format!("the Lease cannot be read: {}", trouble.text));
-    }
-    if let Some(server) = sight.probe.as_ref().and_then(|p| p.value.server()) {
-        warnings.extend(server.warnings.iter().cloned());
-    }
-    if let Some(Probe::AuthFailed { .. } | Probe::Full { .. }) = sight.probe.as_ref().map(|p| &p.value) {
-        warnings.extend(sight.probe.as_ref().map(|p| p.value.to_string()));
-    }
-    if let Some(record) = record {
-        let told = (settings.durability.as_str(), settings.availability.as_str());
-        let recorded = serde_json::to_value((record.durability, record.availability)).unwrap_or_default();
-        let recorded = (
-            recorded[0].as_str().unwrap_or_default(),
-            recorded[1].as_str().unwrap_or_default(),
-        );
-        if told.0 != recorded.0 && !told.0.is_empty() {
-            warnings.push(format!(
-                "--durability {} is not in force: the record says {}",
-                told.0, recorded.0
-            ));
-        }
-        if told.1 != recorded.1 && !told.1.is_empty() {
-            warnings.push(format!(
-                "--availability {} is not in force: the record says {}",
-                told.1, recorded.1
-            ));
-        }
-    }
-    warnings
 }
 
 fn settings_view(settings: &SidecarSettings) -> SettingsView {

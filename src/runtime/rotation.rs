@@ -81,6 +81,7 @@ mod tests {
     use super::*;
     use crate::http::health::Pulse;
     use crate::http::metrics::Metrics;
+    use crate::http::page::stream::{Limits, Streams};
     use crate::http::server::{Served, serve};
     use crate::peers::{Asker, Keys, Told};
     use crate::runtime::{Answering, fixtures, page, peer_handler};
@@ -109,6 +110,9 @@ mod tests {
                 fixtures::standby(2),
                 inputs,
             )),
+            cluster: watch::channel(crate::runtime::cluster::first(&fixtures::settings(2))).1,
+            streams: Streams::new(Limits::USUAL),
+            hosts: Arc::default(),
         };
         let serving = tokio::spawn(serve(listener, served, std::future::pending()));
         let asker = Asker::new(

@@ -1,6 +1,6 @@
 //! What the sidecar is told by flags and environment, checked once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +25,8 @@ pub struct SidecarSettings {
     pub service: String,
     /// Where status and peers are served.
     pub listen: SocketAddr,
+    /// Further names under which the status endpoint may be asked, in lower case.
+    pub allowed_hosts: BTreeSet<String>,
     /// Directory shared with the guard.
     pub run_dir: PathBuf,
     /// Kubeconfig; none: in cluster.

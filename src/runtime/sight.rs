@@ -11,6 +11,7 @@ use crate::core::probe::Probe;
 use crate::core::record::Evidence;
 use crate::core::types::{Address, MemberName, Term};
 use crate::guard::protocol::Status;
+use crate::peers::People;
 
 /// What the loop knows beside the Lease.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct Sight {
     pub clocks: super::clocks::Clocks,
     /// What came instead of the last answer.
     pub peer_trouble: BTreeMap<MemberName, String>,
+    /// What they last said of themselves for people.
+    pub people: BTreeMap<MemberName, People>,
     /// Where members can be asked that the record does not know yet.
     pub introduced: BTreeMap<MemberName, Address>,
     /// Warnings by source.
@@ -58,6 +61,7 @@ impl Sight {
             peers: BTreeMap::new(),
             clocks: super::clocks::Clocks::default(),
             peer_trouble: BTreeMap::new(),
+            people: BTreeMap::new(),
             introduced: BTreeMap::new(),
             warnings: BTreeMap::new(),
             unguarded: Vec::new(),

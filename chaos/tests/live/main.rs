@@ -9,7 +9,9 @@
 mod adoption;
 mod at_rest;
 mod bad_input;
+mod browser;
 mod commands;
+mod page;
 mod rights;
 mod rollout;
 mod schema;

@@ -155,7 +155,7 @@ impl<'a> Eyes<'a> {
             open_order: lease
                 .open_order()
                 .map(|order| format!("{}, since {}", words::order(order), order.at)),
-            step: record.step.as_ref().map(words::step),
+            step: record.step.as_ref().map(ToString::to_string),
             record,
             members,
         })
