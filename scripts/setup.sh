@@ -4,11 +4,8 @@
 # Does nothing when nothing is missing. Debian's own database cluster is not created, and nothing that runs is stopped.
 #   scripts/setup.sh              everything above
 #   scripts/setup.sh cargo-deny   the checker of `make lint`
-<<<<<<< HEAD
 #   scripts/setup.sh prometheus   Prometheus and promtool, for the tests of metrics, rules and dashboard; prints the directory that has both
-=======
 #   scripts/setup.sh browser      what the live page is tested with: Chromium, and axe-core (into target/, checked against its hash)
->>>>>>> page
 set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 

@@ -71,7 +71,9 @@ impl Repository {
     }
 
     fn measured(&self, paths: &str) -> Output {
-        let script = format!("set -Eeuo pipefail; . ./measured.sh; measured \"${{program[@]}}\" {paths}; echo $commit");
+        let script = format!(
+            "set -Eeuo pipefail; . ./measured.sh; measured \"${{program[@]}}\" {paths}; echo $commit"
+        );
         self.output(&["bash", "-c", &script])
     }
 

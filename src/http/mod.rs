@@ -1,11 +1,8 @@
 //! What a member tells over HTTP: the live page, its status, its metrics, whether it lives and is ready, and answers to its peers. Read
 //! only: nothing that comes in here changes the server; what peers may cause is decided behind `PeerHandler`.
 
-<<<<<<< HEAD
-pub mod exposition;
-=======
 pub mod cluster;
->>>>>>> page
+pub mod exposition;
 pub mod health;
 pub mod metrics;
 pub mod page;

@@ -21,11 +21,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt as _;
 
-<<<<<<< HEAD
-use super::exposition;
-=======
 use super::cluster::Feed;
->>>>>>> page
+use super::exposition;
 use super::health::Pulse;
 use super::page::hosts::{AllowedHosts, known_host};
 use super::page::stream::{HangUp, Streams};
