@@ -51,9 +51,10 @@ test: setup prometheus ## Run all tests (some twenty minutes: every fault on rea
 	@scripts/setup.sh browser
 	$(CARGO) test --release --locked --workspace --no-fail-fast
 
+# The program itself is built for the tests of its own package only, so one of them is named too.
 screenshots: setup ## Make the pictures of the live page in docs/images anew
 	@scripts/setup.sh browser
-	$(CARGO) test --release --locked --workspace --bins --test live -- --ignored --exact page::pictures_for_the_docs
+	$(CARGO) test --release --locked --workspace --test runbook --test live -- --ignored --exact page::pictures_for_the_docs
 
 model: setup ## Model checking and exploration with the larger bounds of docs/safety.md (some twenty minutes)
 	$(CARGO) test --release --locked -p pgbaton --test model -- --include-ignored --nocapture --test-threads=1

@@ -10,6 +10,9 @@ use crate::http::metrics::Metrics;
 use crate::http::page::stream::Limits;
 use crate::http::status::tests::example;
 
+/// Generous: the machine may be loaded.
+const LONGEST_ANSWER: Duration = Duration::from_secs(20);
+
 pub(crate) struct Running {
     pub address: std::net::SocketAddr,
     pub cluster: watch::Sender<Arc<Feed>>,
@@ -74,7 +77,8 @@ impl Running {
         // The server may answer and close before all is sent.
         let _ = stream.write_all(request.as_bytes()).await;
         let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer).await;
+        // What does not end, a stream for one, is judged by what has come.
+        let _ = tokio::time::timeout(LONGEST_ANSWER, stream.read_to_end(&mut answer)).await;
         String::from_utf8_lossy(&answer).into_owned()
     }
 
