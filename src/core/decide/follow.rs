@@ -126,8 +126,9 @@ impl Mind<'_> {
         match &guard.server {
             Server::Standby => self.stay_standby(record, guard, primary),
             Server::Down { .. } => self.come_back(record, guard, primary),
-            Server::Primary => {
-                // Deposed while its guard was out of sight, and its permit still lives: a pledge ends it now.
+            server if *server == Server::Primary || guard.permit.is_some_and(|p| p.term < record.term) => {
+                // Deposed while its guard was out of sight, and its permit still lives: a pledge ends it now, also one that only starts, by an order
+                // that a suspended machine did late.
                 self.order(record.term, GuardOrder::Pledge { hint: self.hint() });
                 (
                     Phase::Following,
@@ -136,7 +137,7 @@ impl Mind<'_> {
                     },
                 )
             }
-            Server::Starting | Server::Stopping => (
+            _ => (
                 Phase::Following,
                 Why::Following {
                     primary: primary.member.clone(),
